@@ -1,0 +1,241 @@
+//! The one-shot commands: each connects, looks or creates, prints to stdout and ends.
+
+use crate::config::{AssignmentMode, Config};
+use crate::database::{Database, schema};
+use crate::exit::{ExitCode, Stop};
+use crate::ledger::{Ledger, Standing};
+use crate::outage::Outage;
+use crate::record::TopicPartition;
+use crate::shutdown::Shutdown;
+use crate::source::krafka::KrafkaSource;
+use crate::source::{Bounds, Source};
+use crate::startup::{self, NotStarted, Patience};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Arc;
+
+/// `init --print`
+pub fn print_schema(config: &Config) -> Result<(), Stop> {
+    print(&schema::sql(&config.database))
+}
+
+/// `init`
+pub fn init(config: &Config) -> Result<(), Stop> {
+    let outcome = with_patience(config, |outage, patience| {
+        let database = patience.database(outage, || Database::open(config, &startup::owner_name()))?;
+        startup::create(&database, outage, patience)
+    })?;
+    match outcome.made.is_empty() {
+        true => print("everything is there already\n"),
+        false => print(&outcome.made.iter().map(|made| format!("created {made}\n")).collect::<String>()),
+    }
+}
+
+/// `status`
+pub fn status(config: &Config, json: bool) -> Result<(), Stop> {
+    let standings = with_patience(config, |outage, patience| {
+        let database = patience.database(outage, || Database::open(config, &startup::owner_name()))?;
+        let mut ledger = database.ledger();
+        patience.database(outage, || ledger.standings())
+    })?;
+    let partitions: Vec<TopicPartition> = standings.iter().map(|standing| standing.partition.clone()).collect();
+    // What the database knows is worth showing without Kafka, too.
+    let bounds = match ends_of(config, &partitions) {
+        Ok(bounds) => bounds,
+        Err(stop) => {
+            log::warn!("end offsets are not known: {stop}");
+            BTreeMap::new()
+        }
+    };
+    let mut out = String::new();
+    if json {
+        for standing in &standings {
+            out.push_str(&format!("{}\n", status_json(standing, bounds.get(&standing.partition))));
+        }
+    } else if standings.is_empty() {
+        out.push_str(&format!("pipeline {:?} has not started yet\n", config.pipeline));
+    } else {
+        out.push_str(&status_table(&standings, &bounds));
+    }
+    print(&out)
+}
+
+fn ends_of(config: &Config, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, Stop> {
+    if partitions.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut source = KrafkaSource::connect(&config.kafka)?;
+    // A topic that was deleted has no end; its neighbours do.
+    let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
+    let mut bounds = BTreeMap::new();
+    for topic in topics {
+        match source.topics(std::slice::from_ref(&topic)) {
+            Ok(_) => {
+                let of_topic: Vec<_> = partitions.iter().filter(|p| p.topic == topic).cloned().collect();
+                bounds.extend(source.bounds(&of_topic)?);
+            }
+            Err(fault) => log::warn!("{fault}"),
+        }
+    }
+    Ok(bounds)
+}
+
+fn lag(standing: &Standing, bounds: Option<&Bounds>) -> Option<i64> {
+    bounds.map(|bounds| (bounds.last_stable.0 - standing.next.0).max(0))
+}
+
+fn status_json(standing: &Standing, bounds: Option<&Bounds>) -> serde_json::Value {
+    serde_json::json!({
+        "topic": &*standing.partition.topic,
+        "partition": standing.partition.partition,
+        "next_offset": standing.next.0,
+        "end_offset": bounds.map(|bounds| bounds.last_stable.0),
+        "lag_records": lag(standing, bounds),
+        "epoch": standing.epoch.0,
+        "owner": standing.owner,
+        "records_total": standing.records_total,
+        "rows_total": standing.rows_total,
+        "dead_letters_total": standing.dead_letters_total,
+        "records_skipped": standing.records_skipped,
+        "updated_at": standing.updated_at,
+    })
+}
+
+fn status_table(standings: &[Standing], bounds: &BTreeMap<TopicPartition, Bounds>) -> String {
+    let header = ["PARTITION", "NEXT", "END", "LAG", "ROWS", "DEAD", "EPOCH", "OWNER"].map(str::to_owned);
+    let unknown = || "?".to_owned();
+    let mut lines = vec![header];
+    for standing in standings {
+        let bounds = bounds.get(&standing.partition);
+        lines.push([
+            standing.partition.to_string(),
+            standing.next.to_string(),
+            bounds.map_or_else(unknown, |bounds| bounds.last_stable.to_string()),
+            lag(standing, bounds).map_or_else(unknown, |lag| lag.to_string()),
+            standing.rows_total.to_string(),
+            standing.dead_letters_total.to_string(),
+            standing.epoch.0.to_string(),
+            standing.owner.clone().unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..8).map(width).collect();
+    let mut table = String::new();
+    for line in &lines {
+        for (column, cell) in line.iter().enumerate() {
+            let width = widths[column];
+            // Names to the left, numbers to the right, nothing behind the last column.
+            match column {
+                0 => table.push_str(&format!("{cell:<width$}")),
+                7 => table.push_str(&format!("  {cell}")),
+                _ => table.push_str(&format!("  {cell:>width$}")),
+            }
+        }
+        table.push('\n');
+    }
+    table
+}
+
+/// `check`: every finding on stdout, the worst of them as the exit code.
+pub fn check(config: &Config) -> Result<(), Stop> {
+    let mut findings = Vec::new();
+    let standings = check_database(config, &mut findings);
+    check_kafka(config, &standings, &mut findings);
+    let mut out = String::new();
+    for finding in &findings {
+        out.push_str(&format!("problem: {}\n", finding.message));
+    }
+    if findings.is_empty() {
+        out.push_str("ok: configuration, PostgreSQL, schema, privileges, Kafka, topics and offsets\n");
+    }
+    print(&out)?;
+    let order = [ExitCode::Config, ExitCode::Permission, ExitCode::DataNeedsDecision, ExitCode::ServerAway];
+    let worst = order.into_iter().find(|code| findings.iter().any(|finding| finding.code == *code));
+    match worst.or_else(|| findings.first().map(|finding| finding.code)) {
+        None => Ok(()),
+        Some(code) => Err(Stop::new(code, format!("check found {} problem(s), listed above", findings.len()))),
+    }
+}
+
+fn check_database(config: &Config, findings: &mut Vec<Stop>) -> Vec<Standing> {
+    let found = Database::open(config, &startup::owner_name()).and_then(|database| {
+        let schema = database.validate()?;
+        // Without the tables there are no offsets to look at.
+        let standings = if schema.is_empty() { database.ledger().standings()? } else { Vec::new() };
+        Ok((schema, standings))
+    });
+    match found {
+        Ok((schema, standings)) => {
+            findings.extend(schema.into_iter().map(|f| Stop::new(f.code, format!("database: {}", f.message))));
+            standings
+        }
+        Err(failure) => {
+            findings.push(Stop::new(failure.fault.exit_code(), format!("database: {failure}")));
+            Vec::new()
+        }
+    }
+}
+
+fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>) {
+    let mut source = match KrafkaSource::connect(&config.kafka) {
+        Ok(source) => source,
+        Err(fault) => return findings.push(fault.into()),
+    };
+    for topic in &config.topics {
+        let topic: Arc<str> = Arc::from(topic.name.as_str());
+        let found = source.topics(std::slice::from_ref(&topic)).and_then(|states| {
+            let followed: Vec<&Standing> = standings.iter().filter(|s| s.partition.topic == topic).collect();
+            let partitions: Vec<_> = followed.iter().map(|standing| standing.partition.clone()).collect();
+            Ok((followed, source.bounds(&partitions)?, states))
+        });
+        match found {
+            Err(fault) => findings.push(fault.into()),
+            Ok((followed, bounds, states)) => {
+                if let AssignmentMode::Partitions(listed) = &config.kafka.assignment
+                    && let Some(missing) = listed.iter().find(|n| states.values().any(|state| **n >= state.partitions))
+                {
+                    let message =
+                        format!("kafka.assignment names partition {missing}, which topic {topic:?} does not have");
+                    findings.push(Stop::new(ExitCode::Config, message));
+                }
+                findings.extend(followed.iter().filter_map(|s| off_the_log(s, bounds.get(&s.partition)?)));
+            }
+        }
+    }
+}
+
+fn off_the_log(standing: &Standing, bounds: &Bounds) -> Option<Stop> {
+    let Standing { partition, next, .. } = standing;
+    let Bounds { start, high_watermark: end, .. } = bounds;
+    let message = if next < start {
+        format!("partition {partition}: the database is at offset {next}, but the log starts at {start}")
+    } else if next > end {
+        format!("partition {partition}: the database is at offset {next}, but the log ends at {end}")
+    } else {
+        return None;
+    };
+    Some(Stop::new(ExitCode::DataNeedsDecision, message))
+}
+
+fn with_patience<T>(
+    config: &Config,
+    work: impl FnOnce(&Outage, &mut Patience<'_>) -> Result<T, NotStarted>,
+) -> Result<T, Stop> {
+    let shutdown = Shutdown::new();
+    let outage = Outage::new("database", startup::outage_max(config, true));
+    match work(&outage, &mut Patience::new(config, &shutdown)) {
+        Ok(answer) => Ok(answer),
+        Err(NotStarted::Stop(stop)) => Err(stop),
+        Err(NotStarted::Asked) => unreachable!("nobody triggers a one-shot command's shutdown"),
+    }
+}
+
+/// To stdout; a reader that has gone (a closed pipe) wants no more of it.
+fn print(text: &str) -> Result<(), Stop> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Stop::new(ExitCode::ServerAway, format!("writing to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,120 @@
+//! The configuration, read once into types with no doubts left.
+//!
+//! `sources` finds what was set, `reader` types it and keeps every complaint; each section knows its own keys and their
+//! defaults, and this file what contradicts what. Nothing here connects to anything.
+
+mod connection_string;
+mod database;
+mod kafka;
+mod limits;
+mod reader;
+mod secret;
+mod sources;
+mod topics;
+
+pub use database::{Database, DatabaseTls, TableName};
+pub use kafka::{AssignmentMode, GroupProtocol, Isolation, Kafka, KafkaTls, Sasl, SaslMechanism};
+pub use limits::{Batch, DeadLetters, LogFormat, Manage, Retry, Schema, Writers};
+pub use secret::Secret;
+pub use sources::{Problem, Sources};
+pub use topics::Topic;
+
+use reader::{Reader, name};
+use std::fmt;
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Names this pipeline's rows in the bookkeeping tables.
+    pub pipeline: String,
+    /// Where records come from.
+    pub kafka: Kafka,
+    /// What is read and how. Never empty; names differ.
+    pub topics: Vec<Topic>,
+    /// Where rows go to.
+    pub database: Database,
+    /// When a batch is closed.
+    pub batch: Batch,
+    /// Who writes.
+    pub writers: Writers,
+    /// How failures are retried.
+    pub retry: Retry,
+    /// Who takes care of the tables.
+    pub schema: Schema,
+    /// What happens to what can't become a row.
+    pub dead_letters: DeadLetters,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// All that is wrong with a configuration, one line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<Problem>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads file, environment and flags; reports everything that is wrong at once.
+    pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
+        let (entries, problems) = sources::gather(sources);
+        let mut reader = Reader::new(entries, problems);
+        let config = Config::read(&mut reader, sources);
+        contradictions(&config, &mut reader);
+        match reader.finish() {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(ConfigErrors(problems)),
+        }
+    }
+
+    fn read(reader: &mut Reader, sources: &Sources) -> Config {
+        // The relay of dead letters and the metrics endpoint are part of the interface, but not of this version.
+        reader.only("dead_letters.topic", "");
+        reader.only("metrics.listen", "");
+        Config {
+            pipeline: reader.get("pipeline", name).unwrap_or_else(|| "stock-db-writer".to_owned()),
+            kafka: kafka::read(reader),
+            topics: topics::read(reader),
+            database: database::read(reader, &sources.environment),
+            batch: limits::batch(reader),
+            writers: limits::writers(reader),
+            retry: limits::retry(reader),
+            schema: limits::schema(reader),
+            dead_letters: limits::dead_letters(reader),
+            log_format: limits::log_format(reader),
+        }
+    }
+}
+
+/// What contradicts what across sections.
+fn contradictions(config: &Config, reader: &mut Reader) {
+    // A batch ends at `bytes_max` or with the message that crosses it, so one of them may be a whole message longer.
+    let batches = config.batch.bytes_max.saturating_mul(config.writers.count + 1);
+    let least = batches.saturating_add(config.kafka.message_bytes_max);
+    if config.writers.memory_max < least {
+        reader.complain(
+            &["writers.memory_max", "batch.bytes_max", "writers.count", "kafka.max_message_bytes"],
+            format!(
+                "must hold a batch of batch.bytes_max for each writer, one more, and a message of \
+                 kafka.max_message_bytes: {least} bytes, is {}",
+                config.writers.memory_max
+            ),
+        );
+    }
+    let statement_timeout = config.database.statement_timeout;
+    if config.writers.hold_max >= statement_timeout {
+        reader.complain(
+            &["writers.max_hold_ms", "database.statement_timeout_ms"],
+            format!("must be below database.statement_timeout_ms, {}", statement_timeout.as_millis()),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! `[kafka]`, with `[kafka.tls]` and `[kafka.sasl]`.
+
+use super::reader::{Reader, boolean, integer, list, millis, non_empty, one_of, size, text};
+use super::secret::Secret;
+use super::sources::Raw;
+use crate::record::StartAt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[kafka]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kafka {
+    /// Bootstrap servers, `host:port`. Never empty.
+    pub brokers: Vec<String>,
+    /// The consumer group.
+    pub group: String,
+    /// Who decides which partitions are ours.
+    pub assignment: AssignmentMode,
+    /// The group's protocol.
+    pub group_protocol: GroupProtocol,
+    /// Static membership.
+    pub instance_id: Option<String>,
+    /// Where a new pipeline starts.
+    pub start_at: StartAt,
+    /// Whether records of open and aborted transactions are read.
+    pub isolation: Isolation,
+    /// A larger value becomes a dead letter, in bytes.
+    pub message_bytes_max: usize,
+    /// How long a classic group waits for a silent member.
+    pub session_timeout: Duration,
+    /// TLS, if enabled.
+    pub tls: Option<KafkaTls>,
+    /// SASL, if a mechanism is set.
+    pub sasl: Option<Sasl>,
+}
+
+/// `kafka.assignment`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AssignmentMode {
+    /// Kafka's group coordinator.
+    Group,
+    /// Nobody: every partition is ours.
+    All,
+    /// The operator: these partitions of every topic. Sorted, each once, never empty.
+    Partitions(Vec<i32>),
+}
+
+/// `kafka.group_protocol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// `consumer` where the brokers offer it and no `instance_id` is set, else `classic`.
+    Auto,
+    /// The protocol of all brokers.
+    Classic,
+    /// KIP-848, Kafka 4.0 and later.
+    Consumer,
+}
+
+/// `kafka.isolation`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Only what was committed.
+    ReadCommitted,
+    /// Everything.
+    ReadUncommitted,
+}
+
+/// `[kafka.tls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaTls {
+    /// Certificate authorities, PEM; the system's if not set.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate, PEM. Set if and only if `key_file` is.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[kafka.sasl]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sasl {
+    /// How the password is proven.
+    pub mechanism: SaslMechanism,
+    /// Who we are. Never empty.
+    pub username: String,
+    /// Where the password is.
+    pub password_file: PathBuf,
+}
+
+impl Sasl {
+    /// Reads the password's file.
+    pub fn password(&self) -> Result<Secret, String> {
+        Secret::from_file(&self.password_file).map_err(|error| format!("kafka.sasl.password_file: {error}"))
+    }
+}
+
+/// `kafka.sasl.mechanism`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaslMechanism {
+    /// The password itself.
+    Plain,
+    /// RFC 5802 with SHA-256.
+    ScramSha256,
+    /// RFC 5802 with SHA-512.
+    ScramSha512,
+}
+
+pub(super) fn read(reader: &mut Reader) -> Kafka {
+    reader.only("kafka.client", "krafka");
+    reader.only("kafka.on_gap", "stop");
+    let protocols =
+        [("auto", GroupProtocol::Auto), ("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
+    let isolations = [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
+    let tls = tls(reader);
+    let kafka = Kafka {
+        brokers: reader.get("kafka.brokers", brokers).unwrap_or_else(|| vec!["localhost:9092".to_owned()]),
+        group: reader.get("kafka.group", non_empty).unwrap_or_else(|| "db-writer-group".to_owned()),
+        assignment: reader.get("kafka.assignment", assignment).unwrap_or(AssignmentMode::Group),
+        group_protocol: reader.get("kafka.group_protocol", one_of(&protocols)).unwrap_or(GroupProtocol::Auto),
+        instance_id: reader.get("kafka.instance_id", text).filter(|id| !id.is_empty()),
+        start_at: reader.get("kafka.start_at", start_at).unwrap_or(StartAt::Earliest),
+        isolation: reader.get("kafka.isolation", one_of(&isolations)).unwrap_or(Isolation::ReadCommitted),
+        message_bytes_max: reader.get("kafka.max_message_bytes", size(1, 1 << 30)).unwrap_or(8 << 20),
+        session_timeout: reader
+            .get("kafka.session_timeout_ms", millis(1_000, 1_800_000))
+            .unwrap_or(Duration::from_secs(45)),
+        sasl: sasl(reader, tls.is_some()),
+        tls,
+    };
+    if kafka.instance_id.is_some() && kafka.assignment != AssignmentMode::Group {
+        let what = "is of use only with kafka.assignment = \"group\"";
+        reader.complain(&["kafka.instance_id", "kafka.assignment"], what);
+    }
+    kafka
+}
+
+fn tls(reader: &mut Reader) -> Option<KafkaTls> {
+    let enable = reader.get("kafka.tls.enable", boolean).unwrap_or(false);
+    reader.get("kafka.tls.verify", |raw| match boolean(raw)? {
+        true => Ok(()),
+        false => Err("unverified TLS protects from nobody; set kafka.tls.ca_file instead".to_owned()),
+    });
+    let tls = KafkaTls {
+        ca_file: reader.path("kafka.tls.ca_file"),
+        cert_file: reader.path("kafka.tls.cert_file"),
+        key_file: reader.path("kafka.tls.key_file"),
+    };
+    if tls.cert_file.is_some() != tls.key_file.is_some() {
+        reader.complain(
+            &["kafka.tls.cert_file", "kafka.tls.key_file"],
+            "needs kafka.tls.key_file, and the other way round",
+        );
+    }
+    // Else whoever forgets `enable` talks in plain text and believes the opposite.
+    let named = [("ca_file", &tls.ca_file), ("cert_file", &tls.cert_file), ("key_file", &tls.key_file)];
+    for (name, _) in named.into_iter().filter(|(_, file)| file.is_some() && !enable) {
+        let what = "has no effect without kafka.tls.enable = true";
+        reader.complain(&[&format!("kafka.tls.{name}"), "kafka.tls.enable"], what);
+    }
+    enable.then_some(tls)
+}
+
+fn sasl(reader: &mut Reader, encrypted: bool) -> Option<Sasl> {
+    reader.refuse("kafka.sasl.password", "a password is only read from a file: set kafka.sasl.password_file");
+    let mechanism = reader.get("kafka.sasl.mechanism", mechanism).flatten();
+    let username = reader.get("kafka.sasl.username", text).filter(|name| !name.is_empty());
+    let password_file = reader.path("kafka.sasl.password_file");
+    let readable_is_fine = reader.get("kafka.sasl.allow_plaintext_password", boolean).unwrap_or(false);
+    let Some(mechanism) = mechanism else {
+        let what = "has no effect without kafka.sasl.mechanism";
+        if username.is_some() {
+            reader.complain(&["kafka.sasl.username", "kafka.sasl.mechanism"], what);
+        }
+        if password_file.is_some() {
+            reader.complain(&["kafka.sasl.password_file", "kafka.sasl.mechanism"], what);
+        }
+        return None;
+    };
+    if mechanism == SaslMechanism::Plain && !encrypted && !readable_is_fine {
+        let what = "PLAIN without TLS sends the password readable: set kafka.tls.enable = true, or use SCRAM, or, if \
+                    the network is trusted, kafka.sasl.allow_plaintext_password = true";
+        reader.complain(&["kafka.sasl.mechanism", "kafka.tls.enable"], what);
+    }
+    if username.is_none() {
+        reader.complain(&["kafka.sasl.username", "kafka.sasl.mechanism"], "must be set when a mechanism is");
+    }
+    if password_file.is_none() {
+        reader.complain(&["kafka.sasl.password_file", "kafka.sasl.mechanism"], "must be set when a mechanism is");
+    }
+    Some(Sasl { mechanism, username: username?, password_file: password_file? })
+}
+
+fn mechanism(raw: &Raw) -> Result<Option<SaslMechanism>, String> {
+    match text(raw)?.as_str() {
+        "" => Ok(None),
+        "PLAIN" => Ok(Some(SaslMechanism::Plain)),
+        "SCRAM-SHA-256" => Ok(Some(SaslMechanism::ScramSha256)),
+        "SCRAM-SHA-512" => Ok(Some(SaslMechanism::ScramSha512)),
+        "OAUTHBEARER" => Err("OAUTHBEARER is not built into this version; use PLAIN or SCRAM".to_owned()),
+        other => Err(format!("must be \"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\", is {other:?}")),
+    }
+}
+
+fn brokers(raw: &Raw) -> Result<Vec<String>, String> {
+    let brokers = list(raw)?;
+    let is_address = |broker: &str| {
+        let (host, port) = broker.rsplit_once(':')?;
+        let port: u16 = port.parse().ok()?;
+        Some(port > 0 && !host.is_empty() && !host.contains(['/', '@', ' ']))
+    };
+    match brokers.iter().find(|broker| is_address(broker) != Some(true)) {
+        Some(wrong) => Err(format!("must be host:port, is {wrong:?}")),
+        None => Ok(brokers),
+    }
+}
+
+fn assignment(raw: &Raw) -> Result<AssignmentMode, String> {
+    const WRONG: &str = "must be \"group\", \"all\" or a list of partition numbers such as [0, 1]";
+    let number = integer(0, i32::MAX);
+    let numbers: Result<Vec<i32>, String> = match raw {
+        Raw::List(items) => items.iter().map(number).collect(),
+        _ => match text(raw).map_err(|_| WRONG.to_owned())?.as_str() {
+            "group" => return Ok(AssignmentMode::Group),
+            "all" => return Ok(AssignmentMode::All),
+            listed => listed.split(',').map(|item| number(&Raw::Text(item.to_owned()))).collect(),
+        },
+    };
+    let mut numbers = numbers.map_err(|_| WRONG.to_owned())?;
+    numbers.sort_unstable();
+    numbers.dedup();
+    if numbers.is_empty() { Err(WRONG.to_owned()) } else { Ok(AssignmentMode::Partitions(numbers)) }
+}
+
+fn start_at(raw: &Raw) -> Result<StartAt, String> {
+    match text(raw)?.as_str() {
+        "earliest" => Ok(StartAt::Earliest),
+        "latest" => Ok(StartAt::Latest),
+        "kafka-group" => Ok(StartAt::KafkaGroup),
+        time => chrono::DateTime::parse_from_rfc3339(time)
+            .map(|time| StartAt::TimeMs(time.timestamp_millis()))
+            .map_err(|_| "must be \"earliest\", \"latest\", \"kafka-group\" or an RFC 3339 time".to_owned()),
+    }
+}

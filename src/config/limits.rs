@@ -1,0 +1,133 @@
+//! The sections of numbers: `[batch]`, `[writers]`, `[retry]`, `[schema]`, `[dead_letters]` and `[log]`.
+
+use super::reader::{Reader, integer, millis, one_of, ratio, size};
+use std::time::Duration;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+/// `[batch]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Records in a batch, at most.
+    pub rows_max: usize,
+    /// Bytes of keys and values after which a batch is closed.
+    pub bytes_max: usize,
+    /// How long a batch waits for more.
+    pub linger: Duration,
+}
+
+/// `[writers]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Writers {
+    /// Threads, each with a connection.
+    pub count: usize,
+    /// Bytes of batches between Kafka and PostgreSQL, at most.
+    pub memory_max: usize,
+    /// How long a writer holds locks while it waits for its turn.
+    pub hold_max: Duration,
+}
+
+/// `[retry]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// The first delay, at most.
+    pub initial: Duration,
+    /// Every delay, at most.
+    pub max: Duration,
+    /// How long a server may stay away; zero: for ever (5 minutes for a bounded run).
+    pub outage_max: Duration,
+    /// Attempts of one batch; zero: for ever.
+    pub attempts_max: u32,
+}
+
+/// `[schema]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// What is done at start.
+    pub manage: Manage,
+    /// How long a wrong schema or a missing topic is waited for.
+    pub grace: Duration,
+}
+
+/// `schema.manage`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manage {
+    /// Create and migrate, then validate.
+    Create,
+    /// Only validate.
+    Validate,
+    /// Trust the operator.
+    Off,
+}
+
+/// `[dead_letters]`
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DeadLetters {
+    /// More than this share of one cause stops the worker; 1: never.
+    pub ratio_max: f64,
+    /// A longer payload is kept as length and digest, in bytes.
+    pub payload_bytes_max: usize,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+pub(super) fn batch(reader: &mut Reader) -> Batch {
+    Batch {
+        rows_max: reader.get("batch.rows_max", integer(1, 1_000_000)).unwrap_or(10_000),
+        bytes_max: reader.get("batch.bytes_max", size(KIB, GIB)).unwrap_or(8 * MIB),
+        linger: reader.get("batch.linger_ms", millis(0, 60_000)).unwrap_or(Duration::from_millis(200)),
+    }
+}
+
+pub(super) fn writers(reader: &mut Reader) -> Writers {
+    Writers {
+        count: reader.get("writers.count", integer(1, 64)).unwrap_or(2),
+        memory_max: reader.get("writers.memory_max", size(MIB, 1024 * GIB)).unwrap_or(256 * MIB),
+        hold_max: reader.get("writers.max_hold_ms", millis(100, 600_000)).unwrap_or(Duration::from_secs(20)),
+    }
+}
+
+pub(super) fn retry(reader: &mut Reader) -> Retry {
+    let retry = Retry {
+        initial: reader.get("retry.initial_ms", millis(1, 60_000)).unwrap_or(Duration::from_millis(100)),
+        max: reader.get("retry.max_ms", millis(1, 600_000)).unwrap_or(Duration::from_secs(30)),
+        outage_max: reader
+            .get("retry.max_outage_s", integer(0, 31_536_000))
+            .map_or(Duration::ZERO, Duration::from_secs),
+        attempts_max: reader.get("retry.attempts_max", integer(0, 1_000_000_000)).unwrap_or(0),
+    };
+    if retry.initial > retry.max {
+        let what = format!("must not be above retry.max_ms, {}", retry.max.as_millis());
+        reader.complain(&["retry.initial_ms", "retry.max_ms"], what);
+    }
+    retry
+}
+
+pub(super) fn schema(reader: &mut Reader) -> Schema {
+    let names = [("create", Manage::Create), ("validate", Manage::Validate), ("off", Manage::Off)];
+    Schema {
+        manage: reader.get("schema.manage", one_of(&names)).unwrap_or(Manage::Create),
+        grace: reader.get("schema.grace_ms", millis(0, 3_600_000)).unwrap_or(Duration::from_secs(60)),
+    }
+}
+
+pub(super) fn dead_letters(reader: &mut Reader) -> DeadLetters {
+    DeadLetters {
+        ratio_max: reader.get("dead_letters.ratio_max", ratio).unwrap_or(0.05),
+        payload_bytes_max: reader.get("dead_letters.payload_bytes_max", size(0, GIB)).unwrap_or(MIB),
+    }
+}
+
+pub(super) fn log_format(reader: &mut Reader) -> LogFormat {
+    let names = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    reader.get("log.format", one_of(&names)).unwrap_or(LogFormat::Text)
+}

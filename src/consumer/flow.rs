@@ -1,0 +1,445 @@
+//! What the consumer thread shares with the Kafka client's callbacks: who owns what, what is open, what is in flight.
+//!
+//! The callbacks run on the consumer thread, inside a poll, and may not call the client. So they only change this state
+//! and wait for writers; what needs the client (pausing, checking, seeking) is done by the thread after the poll.
+
+use crate::backoff::Backoff;
+use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits};
+use crate::claimer::{Answer, Answered, Claims, Question, Ticket, is_retried};
+use crate::delivery::{Discard, Dispatch, Settlement, Tracker};
+use crate::exit::{ExitCode, Stop};
+use crate::fault::Fault;
+use crate::lane::Seq;
+use crate::ledger::Claim;
+use crate::record::{NextOffset, TopicPartition};
+use crate::source::Assignment;
+use crate::writer::Shared;
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a callback waits for the database: the group waits with it.
+const CALLBACK_CLAIM_MAX: Duration = Duration::from_secs(5);
+/// How long a revocation waits for batches in flight before it cancels them; far below half the rebalance timeout.
+const REVOKE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long it then waits for the writers to have rolled back. They may be in COMMIT; the epoch fences what is late.
+const CANCEL_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// After being fenced nothing is claimed for so long.
+const FENCED_PAUSE: Duration = Duration::from_secs(1);
+
+/// How far a partition that Kafka gave us is from being read.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Paused; to be claimed from this time on.
+    Unclaimed { ask_at: Instant },
+    /// Paused; the claimer has been asked.
+    Asked(Ticket),
+    /// Paused; the database has no row for it: it was added to its topic.
+    Rowless,
+    /// Paused; ours, but not compared with the broker's log yet.
+    Claimed { claim: Claim, check_at: Instant, ahead_since: Option<Instant> },
+    /// Read.
+    Reading,
+}
+
+#[derive(Debug)]
+pub(super) struct Ownership {
+    pub phase: Phase,
+    // Between claims after being fenced: two processes that fight over a partition must not keep each other from it.
+    fenced: Backoff,
+}
+
+/// The state.
+pub(super) struct Flow {
+    pub batcher: Batcher,
+    pub tracker: Tracker,
+    pub owned: BTreeMap<TopicPartition, Ownership>,
+    /// Set when every owned partition must be paused, because it is to be claimed again.
+    pub pause_all: bool,
+    /// Set when a poll handed out an offset below where the partition had been read to.
+    pub regressed: Option<TopicPartition>,
+    /// The newest answer to where the pipeline stands.
+    pub progress: Option<BTreeMap<TopicPartition, NextOffset>>,
+    /// Set when everything committed before the last barrier was asked for is durable; `false`: try again.
+    pub barrier: Option<bool>,
+    /// Why the process has to stop.
+    pub stop: Option<Stop>,
+    ready: VecDeque<Batch>,
+    shared: Arc<Shared>,
+    /// Nobody else is supposed to have our partitions: being fenced ends the process.
+    exclusive: bool,
+    next_seq: u64,
+    floor: u64,
+    dispatches_max: usize,
+    durables_rx: Receiver<Settlement>,
+    claims: Claims,
+    claim_open: Option<Ticket>,
+    claim_backoff: Backoff,
+    progress_open: Option<Ticket>,
+    barrier_open: Option<Ticket>,
+    unusable_since: Option<Instant>,
+}
+
+impl Flow {
+    pub fn new(
+        limits: Limits,
+        shared: Arc<Shared>,
+        exclusive: bool,
+        dispatches_max: usize,
+        durables_rx: Receiver<Settlement>,
+        claims: Claims,
+    ) -> Self {
+        let claim_backoff = Backoff::unseeded(shared.retry.initial, shared.retry.max);
+        Flow {
+            batcher: Batcher::new(limits),
+            tracker: Tracker::new(),
+            owned: BTreeMap::new(),
+            pause_all: false,
+            regressed: None,
+            progress: None,
+            barrier: None,
+            stop: None,
+            ready: VecDeque::new(),
+            shared,
+            exclusive,
+            next_seq: 0,
+            floor: 0,
+            dispatches_max,
+            durables_rx,
+            claims,
+            claim_open: None,
+            claim_backoff,
+            progress_open: None,
+            barrier_open: None,
+            unusable_since: None,
+        }
+    }
+
+    /// Takes one record in, unless its partition isn't being read.
+    pub fn take_in(&mut self, partition: &TopicPartition, record: Incoming<'_>, now: Instant) {
+        match self.batcher.read_to(partition) {
+            // Not claimed, or given up a moment ago: it will be read again by whoever owns it.
+            None => {}
+            Some(read_to) if read_to.is_past(record.offset) => self.regressed = Some(partition.clone()),
+            Some(_) => {
+                self.batcher.push(partition, record, now);
+                if self.batcher.is_full() {
+                    self.seal();
+                }
+            }
+        }
+    }
+
+    /// Closes the open batch.
+    pub fn seal(&mut self) {
+        self.ready.extend(self.batcher.seal());
+    }
+
+    /// Whether a closed batch waits for a writer.
+    pub fn is_congested(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Bytes of everything between Kafka and the database.
+    pub fn bytes(&self) -> usize {
+        let ready: usize = self.ready.iter().map(Batch::bytes).sum();
+        self.batcher.open_bytes() + ready + self.tracker.bytes_in_flight()
+    }
+
+    /// Hands closed batches to the writers, as many as there is room for.
+    pub fn dispatch(&mut self, dispatches_tx: &Sender<Dispatch>) {
+        while self.tracker.batches_in_flight() < self.dispatches_max
+            && !dispatches_tx.is_full()
+            && let Some(batch) = self.ready.pop_front()
+        {
+            let dispatch = Dispatch { seq: Seq(self.next_seq), batch };
+            self.next_seq += 1;
+            self.tracker.sent(&dispatch);
+            // Nobody else sends, so there is room; and writers that have gone end the process anyway.
+            let _ = dispatches_tx.try_send(dispatch);
+        }
+    }
+
+    /// Takes in what the writers have answered.
+    pub fn settle_all(&mut self) {
+        while let Ok(settlement) = self.durables_rx.try_recv() {
+            self.settle(settlement);
+        }
+    }
+
+    /// Waits for one answer of the writers; `false` if none came, or none can come any more.
+    pub fn settle_within(&mut self, limit: Duration) -> bool {
+        let settlement = self.durables_rx.recv_timeout(limit);
+        settlement.is_ok_and(|settlement| {
+            self.settle(settlement);
+            true
+        })
+    }
+
+    fn settle(&mut self, settlement: Settlement) {
+        match settlement {
+            Settlement::Durable(durable) => {
+                for interval in durable.intervals() {
+                    if let Some(ownership) = self.owned.get_mut(&interval.partition) {
+                        ownership.fenced.reset();
+                    }
+                }
+                self.tracker.settle(durable);
+            }
+            Settlement::Discarded { seq, cause } => {
+                self.tracker.discard(seq);
+                // Below the floor: all of this has been acted on already.
+                if seq.0 < self.floor {
+                    return;
+                }
+                match cause {
+                    Discard::Cancelled | Discard::Disagreement => self.start_over(),
+                    Discard::Fenced(fenced) => {
+                        self.start_over();
+                        self.fenced(&fenced.into_iter().map(|(partition, _)| partition).collect::<Vec<_>>());
+                    }
+                }
+            }
+        }
+    }
+
+    fn fenced(&mut self, partitions: &[TopicPartition]) {
+        if self.exclusive {
+            let message = format!(
+                "another process has claimed partition {}, though this one is assigned it by its own configuration; \
+                 end one of them",
+                partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            );
+            self.stop = Some(Stop::new(ExitCode::TryLater, message));
+        }
+        // Not at once, none of them: if the group has moved on without us, the next polls say so, and a claim would
+        // only fence the rightful owner.
+        let now = Instant::now();
+        for (partition, ownership) in &mut self.owned {
+            let delay = if partitions.contains(partition) { ownership.fenced.next_delay() } else { FENCED_PAUSE };
+            ownership.phase = Phase::Unclaimed { ask_at: now + delay.max(FENCED_PAUSE) };
+        }
+    }
+
+    /// The one answer to everything irregular: stop the lane, drop what isn't durable, claim everything again. A claim
+    /// reads what is true, and makes work of the older claim void.
+    pub fn start_over(&mut self) {
+        self.floor = self.next_seq;
+        self.shared.lane.stop_below(Seq(self.next_seq));
+        self.ready.clear();
+        self.pause_all = true;
+        let now = Instant::now();
+        for (partition, ownership) in &mut self.owned {
+            self.batcher.forget(partition);
+            ownership.phase = Phase::Unclaimed { ask_at: now };
+        }
+    }
+
+    /// Gives partitions up; what is open of them is cut away. Closed batches can't be cut, so they are read again.
+    fn forget(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            self.owned.remove(partition);
+            self.batcher.forget(partition);
+            self.tracker.forget(partition);
+        }
+        let touched = |batch: &Batch| batch.intervals().iter().any(|i| partitions.contains(&i.partition));
+        if self.ready.iter().any(touched) {
+            self.start_over();
+        }
+    }
+
+    /// Asks for a claim of everything that is due, unless the last question is still open.
+    pub fn claim_due(&mut self, now: Instant) {
+        let due = |ownership: &Ownership| matches!(ownership.phase, Phase::Unclaimed { ask_at } if ask_at <= now);
+        let partitions: Vec<_> = self.owned.iter().filter(|(_, o)| due(o)).map(|(p, _)| p.clone()).collect();
+        if !partitions.is_empty() {
+            self.ask_for(partitions.clone(), Question::Claim(partitions));
+        }
+    }
+
+    /// Asks the claimer for these partitions. Does nothing while another claim is open; the caller comes again.
+    pub fn ask_for(&mut self, partitions: Vec<TopicPartition>, question: Question) {
+        if self.claim_open.is_some() {
+            return;
+        }
+        self.claim_open = self.claims.ask(question);
+        if let Some(ticket) = self.claim_open {
+            for partition in partitions {
+                if let Some(ownership) = self.owned.get_mut(&partition) {
+                    ownership.phase = Phase::Asked(ticket);
+                }
+            }
+        }
+    }
+
+    /// Asks where the pipeline stands; the answer comes into `progress`.
+    pub fn ask_progress(&mut self, topics: &[Arc<str>]) {
+        if self.progress_open.is_none() {
+            self.progress_open = self.claims.ask(Question::NextOffsets(topics.to_vec()));
+        }
+    }
+
+    /// Asks for earlier commits to be made durable; the answer comes into `barrier`.
+    pub fn ask_barrier(&mut self) {
+        if self.barrier_open.is_none() {
+            self.barrier_open = self.claims.ask(Question::Barrier);
+            if self.barrier_open.is_none() {
+                self.barrier = Some(false);
+            }
+        }
+    }
+
+    /// Takes in what the claimer has answered.
+    pub fn take_answers(&mut self) {
+        while let Ok(answered) = self.claims.answers_rx.try_recv() {
+            self.take_answer(answered);
+        }
+    }
+
+    fn take_answer(&mut self, (ticket, answer): Answered) {
+        match &answer {
+            Ok(_) => self.unusable_since = None,
+            Err(failure) => {
+                // A migration may be running, or a privilege be given back; not for ever.
+                let unusable = matches!(failure.fault, Fault::Schema | Fault::Permission)
+                    && self.unusable_since.get_or_insert_with(Instant::now).elapsed() > self.shared.grace;
+                if unusable || !is_retried(failure.fault) {
+                    self.stop = Some(Stop::new(failure.fault.exit_code(), format!("database: {failure}")));
+                }
+            }
+        }
+        if self.progress_open == Some(ticket) {
+            self.progress_open = None;
+            if let Ok(Answer::NextOffsets(progress)) = answer {
+                self.progress = Some(progress);
+            }
+        } else if self.barrier_open == Some(ticket) {
+            self.barrier_open = None;
+            self.barrier = Some(answer.is_ok());
+        } else if self.claim_open == Some(ticket) {
+            self.claim_open = None;
+            self.take_claims(ticket, answer.ok());
+        }
+    }
+
+    fn take_claims(&mut self, ticket: Ticket, answer: Option<Answer>) {
+        let now = Instant::now();
+        let otherwise = match answer {
+            Some(Answer::Claims(claims)) => {
+                self.claim_backoff.reset();
+                for claim in claims {
+                    // Not asked by this ticket: revoked since, or fenced since.
+                    if let Some(ownership) = self.owned.get_mut(&claim.partition)
+                        && matches!(ownership.phase, Phase::Asked(asked) if asked == ticket)
+                    {
+                        ownership.phase = Phase::Claimed { claim, check_at: now, ahead_since: None };
+                    }
+                }
+                None
+            }
+            _ => Some(now + self.claim_backoff.next_delay()),
+        };
+        for ownership in self.owned.values_mut() {
+            if matches!(ownership.phase, Phase::Asked(asked) if asked == ticket) {
+                ownership.phase = otherwise.map_or(Phase::Rowless, |ask_at| Phase::Unclaimed { ask_at });
+            }
+        }
+    }
+
+    /// Starts reading a claimed partition.
+    pub fn read(&mut self, partition: &TopicPartition, epoch: Epoch, next: NextOffset) {
+        self.batcher.follow(partition.clone(), epoch, next);
+        self.tracker.follow(partition.clone(), epoch, next);
+        if let Some(ownership) = self.owned.get_mut(partition) {
+            ownership.phase = Phase::Reading;
+        }
+    }
+
+    /// The partitions being read.
+    pub fn reading(&self) -> Vec<TopicPartition> {
+        let reading = self.owned.iter().filter(|(_, ownership)| matches!(ownership.phase, Phase::Reading));
+        reading.map(|(partition, _)| partition.clone()).collect()
+    }
+
+    fn wait_for_claim(&mut self) {
+        let deadline = Instant::now() + CALLBACK_CLAIM_MAX;
+        while self.claim_open.is_some() {
+            match self.claims.answers_rx.recv_deadline(deadline) {
+                Ok(answered) => self.take_answer(answered),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Lets what is in flight of these partitions finish, for a bounded time, then cancels it.
+    fn wait_for_flight(&mut self, partitions: &[TopicPartition]) {
+        let mut deadline = Instant::now() + REVOKE_WAIT_MAX;
+        let mut cancelled = false;
+        while self.tracker.is_in_flight(partitions) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                self.settle_within(left.min(Duration::from_millis(100)));
+            } else if cancelled {
+                return;
+            } else {
+                log::warn!("partitions are revoked while the database does not answer, giving up what is in flight");
+                self.start_over();
+                (cancelled, deadline) = (true, Instant::now() + CANCEL_WAIT_MAX);
+            }
+        }
+    }
+}
+
+/// The callbacks' end of the state.
+pub(super) struct Callbacks(pub Arc<Mutex<Flow>>);
+
+/// Locks the state. A thread that panics ends the process.
+pub(super) fn locked(flow: &Mutex<Flow>) -> MutexGuard<'_, Flow> {
+    flow.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Assignment for Callbacks {
+    fn assigned(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, NextOffset)> {
+        let mut flow = locked(&self.0);
+        if partitions.is_empty() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        for partition in partitions {
+            log::debug!("assigned partition={partition}");
+            flow.batcher.forget(partition);
+            let fenced = Backoff::unseeded(Duration::from_secs(1), Duration::from_secs(30));
+            flow.owned.insert(partition.clone(), Ownership { phase: Phase::Unclaimed { ask_at: now }, fenced });
+        }
+        flow.claim_due(now);
+        flow.wait_for_claim();
+        let claimed = partitions.iter().filter_map(|partition| match &flow.owned.get(partition)?.phase {
+            Phase::Claimed { claim, .. } => Some((partition.clone(), claim.next)),
+            _ => None,
+        });
+        claimed.collect()
+    }
+
+    fn revoked(&self, partitions: &[TopicPartition]) {
+        let mut flow = locked(&self.0);
+        for partition in partitions {
+            log::info!("revoked partition={partition}");
+            flow.batcher.forget(partition);
+        }
+        flow.wait_for_flight(partitions);
+        flow.forget(partitions);
+    }
+
+    fn lost(&self, partitions: &[TopicPartition]) {
+        let mut flow = locked(&self.0);
+        for partition in partitions {
+            log::warn!("lost partition={partition}: the group has given it to another member");
+        }
+        flow.forget(partitions);
+    }
+}
+
+#[cfg(test)]
+mod tests;

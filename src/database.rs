@@ -1,0 +1,116 @@
+//! PostgreSQL: where rows, dead letters and offsets become durable together.
+//!
+//! The only place that names the PostgreSQL client, the pool and TLS; none of their types leave it. `sink` is a
+//! writer's connection, `ledger` the claims, `schema` and `validate` the tables. Below them, `pool` limits the number of
+//! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
+
+mod binary;
+mod connect;
+mod failure;
+mod ledger;
+mod names;
+mod pool;
+mod reaper;
+pub mod schema;
+mod session;
+mod sink;
+mod tls;
+mod validate;
+mod wire;
+
+pub use ledger::PostgresLedger;
+pub use schema::{InitFailure, InitOutcome};
+pub use sink::PostgresSink;
+pub use validate::Finding;
+
+use crate::config::Config;
+use crate::fault::Failure;
+use crate::heartbeat::Heartbeat;
+use connect::Connector;
+use names::Names;
+use pool::{Held, Pool};
+use reaper::Reaper;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a call may take beyond the server's own limit, before the server counts as silent.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// One database, as one process uses it. Copies share their connections.
+#[derive(Debug, Clone)]
+pub struct Database {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    pool: Pool,
+    names: Arc<Names>,
+    settings: crate::config::Database,
+    pipeline: String,
+    owner: String,
+    payload_bytes_max: usize,
+    server_version: i32,
+}
+
+impl Database {
+    /// Connects once, so that what is wrong is known by its name and not as an outage. `owner` is this process's unique
+    /// name, for people who look into `writer_offsets`.
+    pub fn open(config: &Config, owner: &str) -> Result<Database, Failure> {
+        let connector = Connector::new(&config.database, &config.pipeline, Reaper::start())?;
+        // One for each writer, one for the claims, one for what a command does beside them.
+        let size_max = u32::try_from(config.writers.count).unwrap_or(u32::MAX - 2) + 2;
+        let pool = Pool::new(connector, size_max);
+        // Put back at once: whoever asks first gets this one.
+        let server_version = pool.get()?.server_version;
+        let shared = Shared {
+            pool,
+            names: Arc::new(Names::new(&config.database)),
+            settings: config.database.clone(),
+            pipeline: config.pipeline.clone(),
+            owner: owner.to_owned(),
+            payload_bytes_max: config.dead_letters.payload_bytes_max,
+            server_version,
+        };
+        Ok(Database { shared: Arc::new(shared) })
+    }
+
+    /// The server's `server_version_num` when it was opened.
+    pub fn server_version(&self) -> i32 {
+        self.shared.server_version
+    }
+
+    /// A writer's view. It connects when it is first used, and keeps its connection.
+    pub fn sink(&self, heartbeat: Arc<Heartbeat>) -> PostgresSink {
+        let shared = &self.shared;
+        PostgresSink::new(
+            shared.pool.clone(),
+            heartbeat,
+            shared.names.clone(),
+            shared.pipeline.clone(),
+            shared.payload_bytes_max,
+            self.call_max(),
+        )
+    }
+
+    /// The consumer's view. It connects when it is first used, and keeps its connection.
+    pub fn ledger(&self) -> PostgresLedger {
+        let shared = &self.shared;
+        PostgresLedger::new(
+            shared.pool.clone(),
+            &shared.names,
+            shared.settings.synchronous_commit,
+            shared.pipeline.clone(),
+            shared.owner.clone(),
+            self.call_max(),
+        )
+    }
+
+    fn session(&self) -> Result<Held, Failure> {
+        self.shared.pool.get()
+    }
+
+    fn call_max(&self) -> Duration {
+        self.shared.settings.statement_timeout + SILENCE_MAX
+    }
+}

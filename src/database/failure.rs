@@ -1,0 +1,106 @@
+//! Turns what the client reports into a [`Failure`]: sorted by SQLSTATE, and without anything out of a row.
+//!
+//! The only text ever looked into is CONTEXT's last line, `COPY <table>, <word> <number>`, which is the same in every
+//! language but for the word. DETAIL is never read: it holds row values.
+
+use crate::fault::{Failure, Fault};
+use postgres::error::{DbError, Severity};
+use std::error::Error as _;
+use std::io;
+
+/// A failure of ours, or of the server's configuration, that no SQLSTATE tells of.
+pub(super) fn plain(fault: Fault, message: impl Into<String>) -> Failure {
+    Failure { fault, sqlstate: None, message: message.into(), origin: None }
+}
+
+/// Sorts an error of the client; `doing` is what was being done, for the message.
+pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
+    let sqlstate = error.code().map(|code| code.code().to_owned());
+    let fault = match error.as_db_error() {
+        None if is_read_only(error) => Fault::WrongNode,
+        _ => Fault::of(sqlstate.as_deref()),
+    };
+    let why = match error.as_db_error() {
+        Some(db) => refusal(fault, db),
+        None => match error.source() {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    };
+    Failure { fault, sqlstate, message: format!("{doing}: {why}"), origin: None }
+}
+
+/// What the server said, as far as it can't hold a row's values: those are in the message of every data error, and in
+/// whatever a trigger raises. Class 42 is about statements.
+fn refusal(fault: Fault, error: &DbError) -> String {
+    let is_about_values = matches!(fault, Fault::Record | Fault::UniqueKey | Fault::Unlisted);
+    if !is_about_values || error.code().code().starts_with("42") {
+        return error.message().lines().next().unwrap_or_default().to_owned();
+    }
+    let mut why = "refused by PostgreSQL".to_owned();
+    for (what, name) in [("constraint", error.constraint()), ("column", error.column()), ("table", error.table())] {
+        if let Some(name) = name {
+            why.push_str(&format!(", {what} {name:?}"));
+        }
+    }
+    why
+}
+
+/// Whether the server answered with an error that ended only the statement, not the session. Such an answer to COMMIT
+/// means that nothing was applied: after its record is written, the server doesn't fail with less than a panic.
+pub(super) fn is_answer(error: &postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|db| {
+        let code = db.code().code();
+        db.parsed_severity() == Some(Severity::Error) && !code.starts_with("08") && !code.starts_with("57P")
+    })
+}
+
+/// The client's own answer to `target_session_attrs`: no SQLSTATE, and no number from the operating system either.
+fn is_read_only(error: &postgres::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none())
+}
+
+/// The index of the row that a COPY into `table` was refused for.
+pub(super) fn refused_row(error: &postgres::Error, table: &str, n_rows: usize) -> Option<usize> {
+    row_in_context(error.as_db_error()?.where_()?, table).filter(|row_idx| *row_idx < n_rows)
+}
+
+/// The outermost context is the last line: what a trigger or a function did is above it.
+fn row_in_context(context: &str, table: &str) -> Option<usize> {
+    let place = context.lines().last()?.strip_prefix("COPY ")?.strip_prefix(table)?.strip_prefix(", ")?;
+    let number = place.split([' ', ',']).nth(1)?;
+    number.parse::<usize>().ok()?.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_found_in_the_context_of_any_language() {
+        assert_eq!(row_in_context("COPY stock_prices, line 3, column price", "stock_prices"), Some(2));
+        assert_eq!(row_in_context("COPY stock_prices, Zeile 12", "stock_prices"), Some(11));
+        assert_eq!(row_in_context("COPY stock_prices, 行 1, 列 price", "stock_prices"), Some(0));
+    }
+
+    #[test]
+    fn only_the_outermost_line_of_the_context_counts() {
+        let context = "PL/pgSQL function f() line 7 at RAISE\nCOPY t, line 2";
+        assert_eq!(row_in_context(context, "t"), Some(1));
+        assert_eq!(row_in_context("COPY t, line 2\nSQL statement \"…\"", "t"), None);
+    }
+
+    #[test]
+    fn another_table_or_no_number_is_no_row() {
+        assert_eq!(row_in_context("COPY tt, line 2", "t"), None);
+        assert_eq!(row_in_context("COPY t", "t"), None);
+        assert_eq!(row_in_context("COPY t, line 0", "t"), None);
+        assert_eq!(row_in_context("", "t"), None);
+    }
+
+    #[test]
+    fn a_table_with_a_comma_in_its_name_is_still_found() {
+        assert_eq!(row_in_context("COPY a, line 9, line 2", "a, line 9"), Some(1));
+    }
+}

@@ -1,0 +1,505 @@
+//! One writer's connection: COPY, the counted UPDATE, COMMIT, and the truth afterwards.
+//!
+//! The transaction is driven by plain BEGIN and COMMIT on a held connection rather than by the client's `Transaction`,
+//! whose destructor waits for the server, and whose `commit` reports success for an aborted transaction: the server
+//! answers that with ROLLBACK, which is no error. Three things keep that from happening here: COMMIT is sent only after
+//! the counted UPDATE has succeeded as the last statement; it is preceded, in the same message, by a SAVEPOINT, which an
+//! aborted transaction and no transaction at all both refuse with an error; and no result is ignored.
+
+use super::binary;
+use super::failure::{failure, is_answer, plain, refused_row};
+use super::names::{Names, Table};
+use super::pool::{Held, Pool};
+use super::session::Session;
+use crate::batch::{Batch, Epoch};
+use crate::fault::{Failure, Fault};
+use crate::heartbeat::{Doing, Heartbeat};
+use crate::lane::Seq;
+use crate::record::{NextOffset, TopicPartition};
+use crate::row::{MetricRow, Origin};
+use crate::sink::{CommitFailure, Durable, Sink, Truth};
+use crate::work::{Tally, Work};
+use postgres::types::ToSql;
+use postgres::{Client, Statement};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a ROLLBACK may take before the connection is given up instead.
+const ROLLBACK_MAX: Duration = Duration::from_secs(2);
+/// What a COPY is sent in. Each piece is copied once more by the client, so a batch is never in memory twice over.
+const CHUNK_BYTES: usize = 256 << 10;
+/// A connection's own table for what will be upserted.
+const STAGING: &str = "stock_db_writer_metrics";
+/// Like COMMIT, but never successful without a transaction that can be committed.
+const GUARDED_COMMIT: &str = "SAVEPOINT committing; COMMIT";
+
+/// A database as one writer sees it.
+pub struct PostgresSink {
+    pool: Pool,
+    heartbeat: Arc<Heartbeat>,
+    pipeline: String,
+    payload_bytes_max: usize,
+    // How long one call may take: beyond what the server allows itself, and below the watchdog's hard limit.
+    call_max: Duration,
+    sql: Statements,
+    held: Option<Held>,
+    transaction: Transaction,
+    // The rows of one COPY; reused.
+    buffer: Vec<u8>,
+}
+
+/// Where the transaction is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transaction {
+    /// There is none.
+    None,
+    /// Begun; rows may have been sent.
+    Open,
+    /// Every offset row has moved: only now may it be committed.
+    Advanced,
+}
+
+/// The statements' texts, with the configured names.
+struct Statements {
+    names: Arc<Names>,
+    copy_prices: String,
+    copy_dead_letters: String,
+    create_staging: String,
+    copy_metrics: String,
+    upsert_metrics: String,
+    advance: String,
+    truth: String,
+}
+
+impl Statements {
+    fn new(names: Arc<Names>) -> Self {
+        let Names { prices, metrics, offsets, dead_letters, .. } = &*names;
+        let copy = |table: &dyn std::fmt::Display, columns: &str| {
+            format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)")
+        };
+        let columns = binary::METRIC_COLUMNS;
+        Statements {
+            copy_prices: copy(prices, binary::PRICE_COLUMNS),
+            copy_dead_letters: copy(dead_letters, binary::DEAD_LETTER_COLUMNS),
+            // The types are the target's, so that a value that doesn't fit is refused with its line.
+            create_staging: format!(
+                "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {metrics} WITH NO DATA"
+            ),
+            copy_metrics: copy(&format_args!("pg_temp.{STAGING}"), columns),
+            upsert_metrics: format!(
+                "INSERT INTO {metrics} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} \
+                 ORDER BY symbol, window_start, window_end \
+                 ON CONFLICT (symbol, window_start, window_end) DO UPDATE SET \
+                 avg_price = EXCLUDED.avg_price, max_price = EXCLUDED.max_price, \
+                 min_price = EXCLUDED.min_price, avg_volume = EXCLUDED.avg_volume"
+            ),
+            // Rows are locked by the sub-select, in the one order that all processes use; LockRows is above the sort.
+            // The update itself meets only rows that are locked by then.
+            advance: format!(
+                "WITH wanted AS MATERIALIZED (\
+                   SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], \
+                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) \
+                   AS w(topic, partition, from_offset, to_offset, epoch, \
+                     records_rows, records_dead, records_skipped, n_rows, n_dead_letters)), \
+                 locked AS MATERIALIZED (\
+                   SELECT o.topic, o.partition FROM {offsets} o \
+                   JOIN wanted w ON o.topic = w.topic AND o.partition = w.partition \
+                   WHERE o.pipeline = $1 ORDER BY o.topic COLLATE \"C\", o.partition FOR UPDATE OF o) \
+                 UPDATE {offsets} o SET next_offset = w.to_offset, \
+                   records_rows = o.records_rows + w.records_rows, records_dead = o.records_dead + w.records_dead, \
+                   records_skipped = o.records_skipped + w.records_skipped, rows_total = o.rows_total + w.n_rows, \
+                   dead_letters_total = o.dead_letters_total + w.n_dead_letters, updated_at = now() \
+                 FROM locked l JOIN wanted w ON l.topic = w.topic AND l.partition = w.partition \
+                 WHERE o.pipeline = $1 AND o.topic = l.topic AND o.partition = l.partition \
+                   AND o.next_offset = w.from_offset AND o.epoch = w.epoch"
+            ),
+            truth: format!(
+                "SELECT o.topic, o.partition, o.next_offset, o.epoch, coalesce(o.owner, '') FROM {offsets} o \
+                 JOIN unnest($2::text[], $3::int[]) AS w(topic, partition) \
+                   ON o.topic = w.topic AND o.partition = w.partition \
+                 WHERE o.pipeline = $1 ORDER BY o.topic COLLATE \"C\", o.partition FOR UPDATE OF o"
+            ),
+            names,
+        }
+    }
+}
+
+impl PostgresSink {
+    pub(super) fn new(
+        pool: Pool,
+        heartbeat: Arc<Heartbeat>,
+        names: Arc<Names>,
+        pipeline: String,
+        payload_bytes_max: usize,
+        call_max: Duration,
+    ) -> Self {
+        PostgresSink {
+            pool,
+            heartbeat,
+            pipeline,
+            payload_bytes_max,
+            call_max,
+            sql: Statements::new(names),
+            held: None,
+            transaction: Transaction::None,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The connection, made anew if there is none or it is bad.
+    fn connect(&mut self) -> Result<(), Failure> {
+        if self.held.as_ref().is_some_and(|held| held.is_good()) {
+            return Ok(());
+        }
+        self.disconnect();
+        let _calling = Calling::new(&self.heartbeat, "connect");
+        let held = self.pool.get()?;
+        self.heartbeat.set_canceller(Some(held.canceller()));
+        self.held = Some(held);
+        Ok(())
+    }
+
+    fn session(&mut self) -> &mut Session {
+        self.held.as_mut().expect("a transaction is open on it")
+    }
+
+    /// One call on the open connection, visible to the watchdog.
+    fn call<T>(
+        &mut self,
+        what: &'static str,
+        doing: &str,
+        call: impl FnOnce(&mut Client) -> Result<T, postgres::Error>,
+    ) -> Result<T, Failure> {
+        let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
+        let _calling = Calling::new(&heartbeat, what);
+        self.session().call(doing, call_max, call)
+    }
+
+    fn prepared(&mut self, doing: &str, text: fn(&Statements) -> &str) -> Result<Statement, Failure> {
+        let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
+        let _calling = Calling::new(&heartbeat, "prepare");
+        let session = self.held.as_mut().expect("a transaction is open on it");
+        session.prepared(doing, call_max, text(&self.sql))
+    }
+
+    fn send(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        let decoded = &work.decoded;
+        let names = self.sql.names.clone();
+        if !decoded.metrics.is_empty() && !self.session().has_staging {
+            // Outside the transaction, so that it survives a rollback.
+            let create = self.sql.create_staging.clone();
+            self.call("stage", "creating the table that metrics are staged in", |client| {
+                client.batch_execute(&create)
+            })?;
+            self.session().has_staging = true;
+        }
+        self.call("begin", "beginning a transaction", |client| {
+            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        })?;
+        self.transaction = Transaction::Open;
+        if !decoded.prices.is_empty() {
+            binary::prices(&mut self.buffer, &decoded.prices);
+            let copied = self.copy(&names.prices, &names.prices.bare, decoded.prices.len(), |sql| &sql.copy_prices);
+            copied.map_err(|refused| refused.failure(|row_idx| Some(decoded.prices[row_idx].origin)))?;
+        }
+        if !decoded.dead_letters.is_empty() {
+            let letters = &decoded.dead_letters;
+            binary::dead_letters(&mut self.buffer, &self.pipeline, letters, work.batch, self.payload_bytes_max);
+            let table = &names.dead_letters;
+            let copied = self.copy(table, &table.bare, letters.len(), |sql| &sql.copy_dead_letters);
+            copied.map_err(|refused| refused.failure(|_| None)).map_err(|failure| match failure.fault {
+                // What is kept of a record must always fit: there is nowhere else to put it.
+                Fault::Record | Fault::UniqueKey => Failure { fault: Fault::Bug, ..failure },
+                _ => failure,
+            })?;
+        }
+        if !decoded.metrics.is_empty() {
+            let last = last_of_each_window(&decoded.metrics);
+            binary::metrics(&mut self.buffer, last.iter().copied());
+            let copied = self.copy(&names.metrics, STAGING, last.len(), |sql| &sql.copy_metrics);
+            copied.map_err(|refused| refused.failure(|row_idx| Some(last[row_idx].origin)))?;
+        }
+        Ok(())
+    }
+
+    /// Sends the buffer's rows. The only way out without an error is that the server has taken every one of them.
+    fn copy(
+        &mut self,
+        table: &Table,
+        name_in_context: &str,
+        n_rows: usize,
+        text: fn(&Statements) -> &str,
+    ) -> Result<(), Refused> {
+        let doing = format!("writing {n_rows} rows to {table}");
+        let statement = self.prepared(&doing, text).map_err(Refused::whole)?;
+        let buffer = std::mem::take(&mut self.buffer);
+        let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
+        let calling = Calling::new(&heartbeat, "copy");
+        let result = self.session().call_raw(call_max, |client| send_all(client, &statement, &buffer));
+        drop(calling);
+        self.buffer = buffer;
+        match result {
+            Ok(written) if written == n_rows as u64 => Ok(()),
+            Ok(written) => Err(Refused::whole(plain(
+                Fault::Schema,
+                format!("{doing}: only {written} were kept; remove the trigger or rule that drops rows"),
+            ))),
+            Err(error) => {
+                let mut failure = failure(&doing, &error);
+                if failure.sqlstate.as_deref() == Some("22P03") {
+                    // A binary value that its column's type can't read says nothing about the row.
+                    failure.fault = Fault::Schema;
+                    failure.message = format!("{doing}: a column has another type than in schema.sql");
+                }
+                let is_about_a_row = matches!(failure.fault, Fault::Record | Fault::UniqueKey);
+                let only_one = (n_rows == 1).then_some(0);
+                let row_idx = refused_row(&error, name_in_context, n_rows).or(only_one).filter(|_| is_about_a_row);
+                Err(Refused { failure, row_idx })
+            }
+        }
+    }
+
+    fn upsert(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        let metrics = &work.decoded.metrics;
+        if metrics.is_empty() {
+            return Ok(());
+        }
+        let table = self.sql.names.metrics.clone();
+        let last = last_of_each_window(metrics);
+        let doing = format!("upserting {} rows in {table}", last.len());
+        let statement = self.prepared(&doing, |sql| &sql.upsert_metrics)?;
+        let upserted = self.call("upsert", &doing, |client| client.execute(&statement, &[]));
+        let upserted = upserted.map_err(|failure| match (failure.fault, &last[..]) {
+            (Fault::Record | Fault::UniqueKey, [only]) => Failure { origin: Some(only.origin), ..failure },
+            _ => failure,
+        })?;
+        match upserted == last.len() as u64 {
+            true => Ok(()),
+            false => Err(plain(
+                Fault::Schema,
+                format!("{doing}: only {upserted} were kept; remove the trigger or rule that drops rows"),
+            )),
+        }
+    }
+
+    fn move_offsets(&mut self, work: &Work<'_>) -> Result<u64, Failure> {
+        let (intervals, tallies) = (work.batch.intervals(), work.tallies());
+        let topics: Vec<&str> = intervals.iter().map(|interval| &*interval.partition.topic).collect();
+        let partitions: Vec<i32> = intervals.iter().map(|interval| interval.partition.partition).collect();
+        let from: Vec<i64> = intervals.iter().map(|interval| interval.from.0).collect();
+        let to: Vec<i64> = intervals.iter().map(|interval| interval.to.0).collect();
+        let epochs: Vec<i64> = intervals.iter().map(|interval| interval.epoch.0).collect();
+        let counted =
+            |count: fn(&Tally) -> u64| -> Vec<i64> { tallies.iter().map(|tally| count(tally) as i64).collect() };
+        let (rows, dead) = (counted(|tally| tally.records_rows), counted(|tally| tally.records_dead));
+        let (skipped, n_rows) = (counted(|tally| tally.records_skipped), counted(|tally| tally.rows));
+        let n_letters = counted(|tally| tally.dead_letters);
+        let statement = self.prepared("moving offsets", |sql| &sql.advance)?;
+        let pipeline = self.pipeline.clone();
+        let parameters: [&(dyn ToSql + Sync); 11] =
+            [&pipeline, &topics, &partitions, &from, &to, &epochs, &rows, &dead, &skipped, &n_rows, &n_letters];
+        self.call("update", "moving offsets", |client| client.execute(&statement, &parameters))
+    }
+
+    fn read_truth(&mut self, batch: &Batch) -> Result<BTreeMap<TopicPartition, Truth>, Failure> {
+        const DOING: &str = "reading offsets under lock";
+        let topics: Vec<&str> = batch.intervals().iter().map(|interval| &*interval.partition.topic).collect();
+        let partitions: Vec<i32> = batch.intervals().iter().map(|interval| interval.partition.partition).collect();
+        self.call("begin", DOING, |client| client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"))?;
+        self.transaction = Transaction::Open;
+        let statement = self.prepared(DOING, |sql| &sql.truth)?;
+        let pipeline = self.pipeline.clone();
+        let rows = self.call("truth", DOING, |client| client.query(&statement, &[&pipeline, &topics, &partitions]))?;
+        let truth = rows.iter().map(|row| {
+            let partition = TopicPartition::new(row.try_get::<_, &str>(0)?, row.try_get(1)?);
+            let truth =
+                Truth { next: NextOffset(row.try_get(2)?), epoch: Epoch(row.try_get(3)?), owner: row.try_get(4)? };
+            Ok((partition, truth))
+        });
+        truth.collect::<Result<_, _>>().map_err(|error| unreadable(DOING, &error))
+    }
+}
+
+impl Sink for PostgresSink {
+    fn stage(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        self.rollback();
+        self.connect()?;
+        let sent = self.send(work);
+        if sent.is_err() {
+            self.rollback();
+        }
+        sent
+    }
+
+    fn advance(&mut self, work: &Work<'_>) -> Result<bool, Failure> {
+        assert!(self.transaction == Transaction::Open, "a batch is staged before its turn");
+        self.upsert(work)?;
+        let all_moved = self.move_offsets(work)? == work.batch.intervals().len() as u64;
+        if all_moved {
+            self.transaction = Transaction::Advanced;
+        }
+        Ok(all_moved)
+    }
+
+    fn commit(&mut self, seq: Seq, batch: &Batch) -> Result<Durable, CommitFailure> {
+        if self.transaction != Transaction::Advanced {
+            self.rollback();
+            let message = "committing: not every offset has moved; the transaction was rolled back";
+            return Err(CommitFailure::NotApplied(plain(Fault::Bug, message)));
+        }
+        let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
+        heartbeat.enter(Doing::Committing);
+        let result = self.session().call_raw(call_max, |client| client.batch_execute(GUARDED_COMMIT));
+        heartbeat.enter(Doing::Waiting);
+        match result {
+            Ok(()) => {
+                self.transaction = Transaction::None;
+                Ok(Durable::witnessed(seq, batch))
+            }
+            Err(error) if is_answer(&error) && self.session().is_good() => {
+                // A refused COMMIT has ended the transaction, a refused SAVEPOINT has not.
+                self.rollback();
+                Err(CommitFailure::NotApplied(failure("committing", &error)))
+            }
+            Err(error) => {
+                self.disconnect();
+                Err(CommitFailure::InDoubt(failure("committing", &error)))
+            }
+        }
+    }
+
+    fn rollback(&mut self) {
+        if self.transaction == Transaction::None {
+            return;
+        }
+        self.transaction = Transaction::None;
+        let Some(held) = &mut self.held else { return };
+        let is_ended = held.is_good() && {
+            let _calling = Calling::new(&self.heartbeat, "rollback");
+            held.call("rolling back", ROLLBACK_MAX, |client| client.batch_execute("ROLLBACK")).is_ok()
+        };
+        if !is_ended {
+            self.disconnect();
+        }
+    }
+
+    fn truth(&mut self, batch: &Batch) -> Result<BTreeMap<TopicPartition, Truth>, Failure> {
+        self.rollback();
+        self.connect()?;
+        let truth = self.read_truth(batch);
+        // Gives the locks back; nothing was changed.
+        self.rollback();
+        truth
+    }
+
+    fn disconnect(&mut self) {
+        self.transaction = Transaction::None;
+        if let Some(mut held) = self.held.take() {
+            self.heartbeat.set_canceller(None);
+            held.poisoned = true;
+        }
+    }
+}
+
+impl Drop for PostgresSink {
+    fn drop(&mut self) {
+        self.heartbeat.set_canceller(None);
+        if self.transaction != Transaction::None {
+            // Ending the connection ends the transaction, without waiting for the server.
+            self.disconnect();
+        }
+    }
+}
+
+impl std::fmt::Debug for PostgresSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let session: Option<&Session> = self.held.as_deref();
+        f.debug_struct("PostgresSink").field("transaction", &self.transaction).field("session", &session).finish()
+    }
+}
+
+/// A COPY that failed, and the row that it was refused for.
+struct Refused {
+    failure: Failure,
+    row_idx: Option<usize>,
+}
+
+impl Refused {
+    fn whole(failure: Failure) -> Self {
+        Refused { failure, row_idx: None }
+    }
+
+    fn failure(self, origin_of: impl Fn(usize) -> Option<Origin>) -> Failure {
+        Failure { origin: self.row_idx.and_then(origin_of), ..self.failure }
+    }
+}
+
+/// Tells the watchdog that a call runs, until it is dropped.
+struct Calling<'a> {
+    heartbeat: &'a Heartbeat,
+}
+
+impl<'a> Calling<'a> {
+    fn new(heartbeat: &'a Heartbeat, what: &'static str) -> Self {
+        heartbeat.enter(Doing::Calling(what));
+        Calling { heartbeat }
+    }
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.heartbeat.enter(Doing::Waiting);
+    }
+}
+
+/// A COPY writer that is dropped aborts the COPY without a word, so that the only way out of here is its `finish`.
+fn send_all(client: &mut Client, statement: &Statement, bytes: &[u8]) -> Result<u64, postgres::Error> {
+    let mut writer = client.copy_in(statement)?;
+    for chunk in bytes.chunks(CHUNK_BYTES) {
+        writer.write_all(chunk).map_err(client_error)?;
+    }
+    writer.finish()
+}
+
+fn client_error(error: std::io::Error) -> postgres::Error {
+    let error = error.into_inner().and_then(|error| error.downcast::<postgres::Error>().ok());
+    *error.expect("the writer only wraps the client's errors")
+}
+
+/// A row of a bookkeeping table that isn't as schema.sql makes it.
+pub(super) fn unreadable(doing: &str, error: &postgres::Error) -> Failure {
+    plain(Fault::Schema, format!("{doing}: {error}; the table is not as in schema.sql"))
+}
+
+/// Rows are sorted by symbol, window and origin: of several for one window the last is the newest.
+fn last_of_each_window<'a, 'b>(rows: &'a [MetricRow<'b>]) -> Vec<&'a MetricRow<'b>> {
+    let window = |row: &'a MetricRow<'b>| (&*row.symbol, row.window_start, row.window_end);
+    let is_last = |idx: usize| rows.get(idx + 1).is_none_or(|next| window(next) != window(&rows[idx]));
+    (0..rows.len()).filter(|idx| is_last(*idx)).map(|idx| &rows[idx]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::row::Micros;
+
+    #[test]
+    fn of_several_rows_for_one_window_the_last_is_sent() {
+        let row = |symbol: &'static str, start, record_idx| MetricRow {
+            origin: Origin { record_idx, element: 0 },
+            symbol: symbol.into(),
+            window_start: Micros(start),
+            window_end: Micros(start + 1),
+            avg_price: None,
+            max_price: None,
+            min_price: None,
+            avg_volume: None,
+        };
+        let rows = [row("a", 0, 1), row("a", 0, 4), row("a", 5, 0), row("b", 0, 2), row("b", 0, 3)];
+        let last: Vec<u32> = last_of_each_window(&rows).iter().map(|row| row.origin.record_idx).collect();
+        assert_eq!(last, [4, 0, 3]);
+        assert!(last_of_each_window(&[]).is_empty());
+    }
+}

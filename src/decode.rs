@@ -1,0 +1,236 @@
+//! Turns a record into rows, dead letters or a skip.
+//!
+//! Pure and total: whatever the bytes are, each record has one fate, nothing panics, nothing recurses without limit, and
+//! memory stays within a multiple of the message. This file takes a message apart into elements; what an object means
+//! is the business of the profiles, one file each, listed in `profile`.
+
+mod bar;
+mod elements;
+mod metrics;
+mod number;
+mod object;
+mod profile;
+mod quote;
+mod refusal;
+pub mod settings;
+mod symbol;
+mod syntax;
+mod time;
+mod word;
+
+use crate::record::{Record, Value};
+use crate::row::{Class, Decoded, Fate, Skip};
+use elements::{Elements, Path};
+use object::{Object, unescaped};
+use profile::Context;
+use refusal::Refusal;
+use settings::Settings;
+use syntax::{Broken, DEPTH_MAX, is_by_lines, is_deeper, skip_space, too_deep, value_at};
+
+/// JSON strings in JSON strings that are opened, at most.
+const UNWRAPS_MAX: u32 = 2;
+
+/// Decodes a record, appends its rows and dead letters to `out`, and gives its fate.
+///
+/// `record_idx` is the record's place in its batch, which every row and every dead letter carries.
+pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out: &mut Decoded<'a>) -> Fate {
+    let mut elements = Elements::new(out, record_idx);
+    match record.value {
+        Value::Null => elements.skip(Skip::Tombstone),
+        Value::TooLarge { bytes, .. } => {
+            let what = format!("has {bytes} bytes, more than kafka.max_message_bytes");
+            elements.refuse(&Path::Root, Refusal::of_element(Class::TooLarge, what));
+        }
+        Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Walk { record, settings, object: Object::new(), elements: &mut elements }.message(text),
+            Err(error) => {
+                let what = format!("is not UTF-8 from byte {} on", error.valid_up_to());
+                elements.refuse(&Path::Root, Refusal::of_element(Class::Encoding, what));
+            }
+        },
+    }
+    elements.fate()
+}
+
+/// How far inside a message a text is.
+#[derive(Clone, Copy)]
+struct Level {
+    // Arrays around it.
+    depth: usize,
+    // JSON strings around it.
+    unwraps: u32,
+}
+
+/// Goes through a text of documents.
+struct Walk<'w, 'o, 't> {
+    record: &'w Record<'t>,
+    settings: &'w Settings,
+    // One for all objects of the message, because it is large.
+    object: Object<'t>,
+    elements: &'w mut Elements<'o, 't>,
+}
+
+impl<'t> Walk<'_, '_, 't> {
+    fn message(&mut self, text: &'t str) {
+        self.documents(text, Level { depth: 0, unwraps: 0 }, &Path::Root);
+    }
+
+    /// One document, or several that are separated by newlines.
+    fn documents(&mut self, text: &'t str, level: Level, path: &Path<'_>) {
+        let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
+        // How far a document can reach; a line, once the text is known to be broken into lines.
+        let mut by_lines = false;
+        let mut at = skip_space(text, 0);
+        for number in 1.. {
+            if at == text.len() {
+                return;
+            }
+            let limit = if by_lines { end_of_line(text, at) } else { text.len() };
+            let numbered = Path::Document(path, number);
+            let path = if number == 1 { path } else { &numbered };
+            let mark = self.elements.mark();
+            let document = self.value(&text[..limit], at, level, path);
+            match document.and_then(|end| end_of_document(&text[..limit], end)) {
+                Ok(end) => at = skip_space(text, end),
+                Err(broken) => {
+                    self.elements.roll_back(mark);
+                    self.elements.refuse(path, broken.refusal(text, at));
+                    by_lines = by_lines || is_by_lines(text);
+                    at = if by_lines { skip_space(text, end_of_line(text, at)) } else { text.len() };
+                }
+            }
+        }
+    }
+
+    /// The value that begins at `at`; gives its end.
+    fn value(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
+        match text.as_bytes().get(at) {
+            Some(b'{') => self.object(text, at, level, path),
+            Some(b'[') => self.array(text, at, level, path),
+            Some(b'"') => self.string(text, at, level, path),
+            _ => {
+                let value = value_at(text, at)?;
+                match value {
+                    "null" => self.elements.skip(Skip::Tombstone),
+                    _ => self.refuse_shape(path, "is a single value"),
+                }
+                Ok(at + value.len())
+            }
+        }
+    }
+
+    fn object(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
+        let end = at + self.object.read(&text[at..]).map_err(|broken| broken.after(at))?;
+        let Walk { record, settings, object, elements } = self;
+        if is_deeper(object.text(), DEPTH_MAX - level.depth) {
+            elements.refuse(path, too_deep());
+        } else if object.is_empty() {
+            elements.skip(Skip::Empty);
+        } else if let Some(profile) = profile::find(object, settings) {
+            (profile.read)(&Context { record, settings, path }, object, elements);
+        } else {
+            let what = format!("has a shape that no profile knows, with the keys {}", object.names());
+            elements.refuse(path, Refusal::of_element(Class::UnknownShape, what));
+        }
+        Ok(end)
+    }
+
+    fn array(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
+        if level.depth == DEPTH_MAX {
+            let array = value_at(text, at)?;
+            self.elements.refuse(path, too_deep());
+            return Ok(at + array.len());
+        }
+        let inner = Level { depth: level.depth + 1, ..level };
+        let start = at;
+        let mut at = skip_space(text, at + 1);
+        match text.as_bytes().get(at) {
+            Some(b']') => {
+                self.elements.skip(Skip::Empty);
+                return Ok(at + 1);
+            }
+            Some(b'{' | b'[') => {}
+            // Millions of plain values would be as many dead letters.
+            _ => {
+                if let Some(end) = end_of_plain_array(text, start)? {
+                    self.refuse_shape(path, "is an array without objects");
+                    return Ok(end);
+                }
+            }
+        }
+        for item_idx in 0.. {
+            at = skip_space(text, self.value(text, at, inner, &Path::Item(path, item_idx))?);
+            match text.as_bytes().get(at) {
+                Some(b',') => at = skip_space(text, at + 1),
+                Some(b']') => return Ok(at + 1),
+                _ => break,
+            }
+        }
+        Err(Broken::expected("`,` or `]`", at))
+    }
+
+    /// A string, which may hold JSON.
+    fn string(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
+        let json = value_at(text, at)?;
+        let end = at + json.len();
+        match unescaped(json) {
+            Err(what) => self.elements.refuse(path, Refusal::of_element(Class::Encoding, what)),
+            Ok(inner) if !holds_json(&inner) => self.refuse_shape(path, "is a string that holds no JSON"),
+            Ok(_) if level.unwraps == UNWRAPS_MAX => {
+                self.refuse_shape(path, "is JSON in a string in a string in a string");
+            }
+            Ok(inner) => {
+                let Walk { record, settings, elements, .. } = self;
+                let level = Level { unwraps: level.unwraps + 1, ..level };
+                elements.with_shorter(&inner, |inner, elements| {
+                    Walk { record, settings, object: Object::new(), elements }.documents(inner, level, path);
+                });
+            }
+        }
+        Ok(end)
+    }
+
+    #[cold]
+    fn refuse_shape(&mut self, path: &Path<'_>, what: &'static str) {
+        self.elements.refuse(path, Refusal::of_element(Class::UnknownShape, what));
+    }
+}
+
+fn end_of_line(text: &str, at: usize) -> usize {
+    text[at..].find('\n').map_or(text.len(), |length| at + length)
+}
+
+/// After a document there is only white space up to the end of its line.
+fn end_of_document(text: &str, end: usize) -> Result<usize, Broken> {
+    let next = skip_space(text, end);
+    if next == text.len() || text.as_bytes()[end..next].contains(&b'\n') {
+        Ok(next)
+    } else {
+        Err(Broken::expected("a newline or the end after the value", next))
+    }
+}
+
+/// Whether the content of a string is to be read as JSON again.
+fn holds_json(content: &str) -> bool {
+    let content = content.strip_prefix('\u{FEFF}').unwrap_or(content);
+    matches!(content.as_bytes().get(skip_space(content, 0)), Some(b'{' | b'[' | b'"'))
+}
+
+/// The end of an array of plain values; `None` if something in it can be an element, or all of it is missing.
+fn end_of_plain_array(text: &str, start: usize) -> Result<Option<usize>, Broken> {
+    let array = value_at(text, start)?;
+    let items: Vec<&serde_json::value::RawValue> = match serde_json::from_str(array) {
+        Ok(items) => items,
+        Err(error) => return Err(Broken::new(&error, array).after(start)),
+    };
+    let is_element = |json: &str| match json.as_bytes().first() {
+        Some(b'{' | b'[') => true,
+        Some(b'"') => unescaped(json).is_ok_and(|content| holds_json(&content)),
+        _ => false,
+    };
+    let has_elements = items.iter().any(|item| is_element(item.get())) || items.iter().all(|item| item.get() == "null");
+    Ok((!has_elements).then_some(start + array.len()))
+}
+
+#[cfg(test)]
+mod tests;

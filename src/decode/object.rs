@@ -1,0 +1,281 @@
+//! Reads a JSON object once and keeps the values of the words in it.
+//!
+//! Values stay text until a profile asks for them; all others are only checked to be JSON. What is rare, a word that is
+//! there twice or a shape nobody knows, reads the object's text again.
+
+use super::refusal::Refusal;
+use super::syntax::Broken;
+use super::word::{N_WORDS, Word, Words};
+use crate::row::Class;
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Names listed for an unknown shape, at most.
+const NAMES_MAX: usize = 16;
+/// Characters of each, at most.
+const NAME_CHARS_MAX: usize = 32;
+
+/// One JSON object.
+pub(super) struct Object<'t> {
+    // The whole object.
+    text: &'t str,
+    // By place in the list of words; only those of `seen` are from this object.
+    values: [&'t str; N_WORDS],
+    seen: Words,
+    repeated: Words,
+    is_empty: bool,
+}
+
+impl<'t> Object<'t> {
+    /// To be filled by [`read`](Object::read), as often as there are objects.
+    pub(super) fn new() -> Self {
+        Object { text: "", values: [""; N_WORDS], seen: Words::NONE, repeated: Words::NONE, is_empty: true }
+    }
+
+    /// Reads the object that `text` begins with, and gives the number of its bytes.
+    pub(super) fn read(&mut self, text: &'t str) -> Result<usize, Broken> {
+        (self.seen, self.repeated, self.is_empty) = (Words::NONE, Words::NONE, true);
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        Filling(self).deserialize(&mut deserializer).map_err(|error| Broken::new(&error, text))?;
+        // The only way to ask serde_json for its position.
+        let end = deserializer.into_iter::<IgnoredAny>().byte_offset();
+        self.text = &text[..end];
+        Ok(end)
+    }
+
+    /// The object as it was sent.
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
+    /// Whether it has no keys at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    /// Whether any of the words is a key of it.
+    pub(super) fn has_any(&self, words: Words) -> bool {
+        !self.seen.and(words).is_empty()
+    }
+
+    /// Whether each of the words is a key of it.
+    pub(super) fn has_all(&self, words: Words) -> bool {
+        self.seen.and(words) == words
+    }
+
+    /// The first of the words whose value is not missing, in the order of their list.
+    pub(super) fn first(
+        &self,
+        words: Words,
+        is_missing: fn(&Scalar<'t>) -> bool,
+    ) -> Result<Option<Found<'t>>, Refusal> {
+        for idx in self.seen.and(words).places() {
+            let field = super::word::name(idx);
+            let value = if self.repeated.has(idx) { self.sole_value(idx, field)? } else { self.values[idx] };
+            let scalar = Scalar::of(value).map_err(|what| Refusal::at(field, Class::Encoding, what))?;
+            if !is_missing(&scalar) {
+                return Ok(Some(Found { field, scalar }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The names of its keys, for a person.
+    pub(super) fn names(&self) -> String {
+        let mut names = Names { listed: String::new(), n_keys: 0 };
+        // It has been read before, so it is a JSON object.
+        let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut names);
+        let Names { mut listed, n_keys } = names;
+        if n_keys > NAMES_MAX {
+            listed += &format!(" and {} more", n_keys - NAMES_MAX);
+        }
+        listed
+    }
+
+    /// The value of a word that is there more than once: an error if by the very same key, or by keys that differ in
+    /// case or underscores only and disagree.
+    #[cold]
+    fn sole_value(&self, idx: usize, field: &'static str) -> Result<&'t str, Refusal> {
+        let mut entries = Entries { idx, found: Vec::new() };
+        // As above.
+        let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut entries);
+        let mut found = entries.found;
+        found.sort_unstable();
+        if found.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(Refusal::at(field, Class::Ambiguous, "the key is there more than once"));
+        }
+        let mut values = found.iter().map(|(_, value)| *value).filter(|value| *value != "null");
+        let first = values.next().unwrap_or("null");
+        if values.any(|value| value != first) {
+            return Err(Refusal::at(field, Class::Ambiguous, "is there in several spellings that disagree"));
+        }
+        Ok(first)
+    }
+}
+
+/// A value, and the name of the word it was found by.
+pub(super) struct Found<'t> {
+    /// The word's name.
+    pub field: &'static str,
+    /// The value.
+    pub scalar: Scalar<'t>,
+}
+
+/// A JSON value that is not looked into.
+#[derive(Debug, PartialEq)]
+pub(super) enum Scalar<'t> {
+    /// `null`
+    Null,
+    /// A number's text.
+    Number(&'t str),
+    /// A string, unescaped; spaces around it are still there.
+    Text(Cow<'t, str>),
+    /// `true` or `false`
+    Boolean,
+    /// An object or an array.
+    Nested,
+}
+
+impl<'t> Scalar<'t> {
+    /// The value of a piece of JSON.
+    fn of(json: &'t str) -> Result<Scalar<'t>, &'static str> {
+        match json.as_bytes() {
+            [b'"', .., b'"'] => unescaped(json).map(Scalar::Text),
+            [b'-' | b'0'..=b'9', ..] => Ok(Scalar::Number(json)),
+            [b'n', ..] => Ok(Scalar::Null),
+            [b't' | b'f', ..] => Ok(Scalar::Boolean),
+            _ => Ok(Scalar::Nested),
+        }
+    }
+}
+
+/// What is in a JSON string; borrowed if nothing in it is escaped. It has been read before, so that the only possible
+/// mistake is half of a surrogate pair.
+pub(super) fn unescaped(json: &str) -> Result<Cow<'_, str>, &'static str> {
+    if json.as_bytes().contains(&b'\\') {
+        serde_json::from_str::<String>(json).map(Cow::Owned).map_err(|_| "has an escape that is no character")
+    } else {
+        Ok(Cow::Borrowed(&json[1..json.len() - 1]))
+    }
+}
+
+/// Fills an object.
+struct Filling<'o, 't>(&'o mut Object<'t>);
+
+impl<'t> DeserializeSeed<'t> for Filling<'_, 't> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'t>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'t> Visitor<'t> for Filling<'_, 't> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
+        let object = self.0;
+        while let Some(Key(word)) = map.next_key()? {
+            object.is_empty = false;
+            let Some(word) = word else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let value = map.next_value::<&'t RawValue>()?.get();
+            let only = Words::only(word);
+            if object.has_any(only) {
+                object.repeated = object.repeated.with(only);
+            } else {
+                object.seen = object.seen.with(only);
+                object.values[word.idx()] = value;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key, looked up before anything of it is kept.
+struct Key(Option<Word>);
+
+impl<'t> Deserialize<'t> for Key {
+    fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Key(None))
+    }
+}
+
+impl Visitor<'_> for Key {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+        Ok(Key(Word::of(key)))
+    }
+}
+
+/// Collects all keys and values of one word.
+struct Entries<'t> {
+    idx: usize,
+    found: Vec<(Cow<'t, str>, &'t str)>,
+}
+
+impl<'t> Visitor<'t> for &mut Entries<'t> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'t, str>>()? {
+            let value = map.next_value::<&'t RawValue>()?.get();
+            if Word::of(&key).is_some_and(|word| word.idx() == self.idx) {
+                self.found.push((key, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lists the first few keys.
+struct Names {
+    listed: String,
+    n_keys: usize,
+}
+
+impl<'t> Visitor<'t> for &mut Names {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'t, str>>()? {
+            map.next_value::<IgnoredAny>()?;
+            self.n_keys += 1;
+            if self.n_keys > NAMES_MAX {
+                continue;
+            }
+            if self.n_keys > 1 {
+                self.listed.push_str(", ");
+            }
+            // The reason goes into logs and terminals.
+            let shown = key.chars().take(NAME_CHARS_MAX).map(|c| if c.is_control() { '\u{FFFD}' } else { c });
+            self.listed.extend(shown);
+            if key.chars().nth(NAME_CHARS_MAX).is_some() {
+                self.listed.push('…');
+            }
+        }
+        Ok(())
+    }
+}

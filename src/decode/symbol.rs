@@ -1,0 +1,112 @@
+//! Finds an element's symbol, in its value, in the record's key or in the topic's settings, and checks it.
+
+use super::object::{Found, Object, Scalar};
+use super::refusal::Refusal;
+use super::settings::{Settings, SymbolSource};
+use super::word::Words;
+use crate::record::Record;
+use crate::row::Class;
+use std::borrow::Cow;
+
+/// Bytes of a symbol, at most.
+const SYMBOL_BYTES_MAX: usize = 64;
+/// Bytes of a key that is plausible as a symbol, at most.
+const PLAUSIBLE_BYTES_MAX: usize = 32;
+/// How a symbol is named in reasons if it isn't in the value.
+const FIELD: &str = "symbol";
+
+/// The symbol of an element.
+pub(super) fn resolve<'t>(
+    object: &Object<'t>,
+    record: &Record<'t>,
+    settings: &Settings,
+) -> Result<Cow<'t, str>, Refusal> {
+    match &settings.symbol {
+        SymbolSource::Auto => match object.first(Words::SYMBOL, |scalar| *scalar == Scalar::Null)? {
+            Some(Found { field, scalar: Scalar::Text(text) }) => checked(field, text),
+            Some(Found { field, .. }) => Err(Refusal::at(field, Class::Type, "is not a string")),
+            None => match record.key.filter(|key| is_plausible(key)).map(std::str::from_utf8) {
+                Some(Ok(key)) => Ok(Cow::Borrowed(key)),
+                _ => Err(Refusal::at(FIELD, Class::Missing, "is missing, and the record's key is no plausible symbol")),
+            },
+        },
+        SymbolSource::Key => match record.key.map(std::str::from_utf8) {
+            None | Some(Ok("")) => Err(Refusal::at(FIELD, Class::Missing, "the record has no key")),
+            Some(Err(_)) => Err(Refusal::at(FIELD, Class::Encoding, "the record's key is not UTF-8")),
+            Some(Ok(key)) => checked(FIELD, Cow::Borrowed(key)),
+        },
+        SymbolSource::Topic => checked(FIELD, Cow::Borrowed(record.topic)),
+        // Checked when the settings were read.
+        SymbolSource::Constant(symbol) => Ok(Cow::Owned(symbol.clone())),
+    }
+}
+
+/// What is wrong with a trimmed symbol, if anything is.
+pub(super) fn problem(symbol: &str) -> Option<(Class, &'static str)> {
+    if symbol.is_empty() {
+        return Some((Class::Symbol, "is empty"));
+    }
+    if symbol.len() > SYMBOL_BYTES_MAX {
+        return Some((Class::Symbol, "has more than 64 bytes"));
+    }
+    if symbol.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return None;
+    }
+    if symbol.contains('\0') {
+        return Some((Class::Encoding, "contains NUL"));
+    }
+    symbol.chars().any(char::is_control).then_some((Class::Symbol, "has control characters"))
+}
+
+fn checked<'t>(field: &'static str, text: Cow<'t, str>) -> Result<Cow<'t, str>, Refusal> {
+    let symbol = match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+        Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+    };
+    match problem(&symbol) {
+        None => Ok(symbol),
+        Some((class, what)) => Err(Refusal::at(field, class, what)),
+    }
+}
+
+/// Whether a record's key looks like a symbol: `[A-Za-z0-9^][A-Za-z0-9.:^=/_-]{0,31}`.
+fn is_plausible(key: &[u8]) -> bool {
+    let Some((first, rest)) = key.split_first() else { return false };
+    key.len() <= PLAUSIBLE_BYTES_MAX
+        && (first.is_ascii_alphanumeric() || *first == b'^')
+        && rest.iter().all(|byte| byte.is_ascii_alphanumeric() || b".:^=/_-".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_plausible_if_it_looks_like_a_symbol() {
+        let longest = "A".repeat(32);
+        for key in ["AAPL", "^GSPC", "BRK.B", "BINANCE:BTC/USDT", "EURUSD=X", "0700", "a_b-c", &longest] {
+            assert!(is_plausible(key.as_bytes()), "{key}");
+        }
+        let too_long = "A".repeat(33);
+        for key in ["", ".A", "A B", "\"AAPL\"", "{\"symbol\":\"A\"}", "Ä", "A\n", &too_long] {
+            assert!(!is_plausible(key.as_bytes()), "{key}");
+        }
+    }
+
+    #[test]
+    fn symbols_have_no_control_characters() {
+        assert_eq!(problem("BRK.B"), None);
+        assert_eq!(problem("株式"), None);
+        assert_eq!(problem("A\tB"), Some((Class::Symbol, "has control characters")));
+        assert_eq!(problem("A\u{85}B"), Some((Class::Symbol, "has control characters")));
+        assert_eq!(problem("A\u{7f}"), Some((Class::Symbol, "has control characters")));
+        assert_eq!(problem("A\0"), Some((Class::Encoding, "contains NUL")));
+    }
+
+    #[test]
+    fn symbols_have_at_most_64_bytes() {
+        assert_eq!(problem(&"é".repeat(32)), None);
+        assert_eq!(problem(&"é".repeat(33)), Some((Class::Symbol, "has more than 64 bytes")));
+        assert_eq!(problem(""), Some((Class::Symbol, "is empty")));
+    }
+}

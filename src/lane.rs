@@ -1,0 +1,235 @@
+//! The turnstile: writers COPY side by side, but pass one at a time, in the order of their batches.
+//!
+//! Pure synchronisation: no database, no Kafka. It also carries the lock rule. A writer that waits here holds locks in
+//! the database; if the head blocks on them, the database can't see the cycle, because half of it is this turnstile.
+//! So the head, when it runs into a lock timeout, makes all waiting writers roll back at once; they redo after it.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A batch's place in the lane, from 0, without holes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+/// What a wait at the turnstile came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// It is this batch's turn.
+    Turn,
+    /// The head blocks on locks: roll back, and come again through [`Lane::wait_to_start`].
+    Yield,
+    /// The lane was stopped: roll back and discard the batch.
+    Cancelled,
+    /// Locks were held for too long: roll back, and come again through [`Lane::wait_to_start`].
+    HeldTooLong,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The batch that may pass.
+    turn: Seq,
+    /// Batches below this one were cancelled.
+    floor: Seq,
+    /// Set while the head asks that nobody behind it holds locks.
+    yield_to: Option<Seq>,
+}
+
+/// The turnstile of one process.
+#[derive(Debug)]
+pub struct Lane {
+    state: Mutex<State>,
+    moved: Condvar,
+    yields: bool,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Lane::new()
+    }
+}
+
+impl Lane {
+    /// A lane whose first batch has sequence number 0.
+    pub fn new() -> Self {
+        let state = State { turn: Seq(0), floor: Seq(0), yield_to: None };
+        Lane { state: Mutex::new(state), moved: Condvar::new(), yields: true }
+    }
+
+    /// A lane without the lock rule, to show that the rule is needed.
+    #[cfg(test)]
+    pub fn without_lock_rule() -> Self {
+        Lane { yields: false, ..Lane::new() }
+    }
+
+    /// Waits until the batch may begin its transaction: not while the head has asked for its locks. `false` when the
+    /// batch was cancelled. Holds nothing, so it needs no deadline: the head ends, or the lane is stopped.
+    pub fn wait_to_start(&self, seq: Seq) -> bool {
+        let mut state = self.lock();
+        while state.floor <= seq && state.yield_to.is_some_and(|head| head < seq) {
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        seq >= state.floor
+    }
+
+    /// Waits, holding locks in the database, for the batch's turn; at most `hold_max`.
+    pub fn wait_for_turn(&self, seq: Seq, hold_max: Duration) -> Passage {
+        let deadline = Instant::now() + hold_max;
+        let mut state = self.lock();
+        loop {
+            if seq < state.floor {
+                return Passage::Cancelled;
+            }
+            if state.turn == seq {
+                return Passage::Turn;
+            }
+            if state.yield_to.is_some_and(|head| head < seq) {
+                return Passage::Yield;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && self.yields {
+                return Passage::HeldTooLong;
+            }
+            let left = left.max(Duration::from_millis(100));
+            state = self.moved.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Waits before another try; returns `true` at once when the batch is cancelled.
+    pub fn sleep(&self, seq: Seq, duration: Duration) -> bool {
+        let deadline = Instant::now() + duration;
+        let mut state = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if seq < state.floor || left.is_zero() {
+                return seq < state.floor;
+            }
+            state = self.moved.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether nothing is before this batch any more.
+    pub fn is_head(&self, seq: Seq) -> bool {
+        self.lock().turn == seq
+    }
+
+    /// Whether the batch was cancelled.
+    pub fn is_cancelled(&self, seq: Seq) -> bool {
+        seq < self.lock().floor
+    }
+
+    /// The head asks all writers behind it to give up their locks until it has passed.
+    pub fn yield_to(&self, head: Seq) {
+        if !self.yields {
+            return;
+        }
+        let mut state = self.lock();
+        if state.turn == head {
+            state.yield_to = Some(head);
+            self.moved.notify_all();
+        }
+    }
+
+    /// Opens the turnstile for the batch after `seq`, whose transaction has ended.
+    pub fn advance(&self, seq: Seq) {
+        let mut state = self.lock();
+        if seq < state.floor {
+            return; // Cancelled while it was in COMMIT; the turn has already moved past it.
+        }
+        assert_eq!(state.turn, seq, "a batch passes only in its turn");
+        state.turn = Seq(seq.0 + 1);
+        state.yield_to = None;
+        self.moved.notify_all();
+    }
+
+    /// Cancels every batch below `next`, which will be the next one dispatched.
+    pub fn stop_below(&self, next: Seq) {
+        let mut state = self.lock();
+        state.floor = state.floor.max(next);
+        state.turn = state.turn.max(next);
+        state.yield_to = None;
+        self.moved.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panicking writer ends the process; until then the plain numbers in here are still right.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn batches_pass_in_their_order_whatever_order_they_arrive_in() {
+        let lane = Arc::new(Lane::new());
+        let passed = Arc::new(Mutex::new(Vec::new()));
+        let threads: Vec<_> = [3, 1, 2, 0]
+            .map(|seq| {
+                let (lane, passed) = (lane.clone(), passed.clone());
+                std::thread::spawn(move || {
+                    assert_eq!(lane.wait_for_turn(Seq(seq), LONG), Passage::Turn);
+                    passed.lock().expect("no panic holds it").push(seq);
+                    lane.advance(Seq(seq));
+                })
+            })
+            .into();
+        for thread in threads {
+            thread.join().expect("no writer panics");
+        }
+        assert_eq!(*passed.lock().expect("no panic holds it"), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn the_head_sends_waiting_writers_back_and_they_start_again_after_it() {
+        let lane = Arc::new(Lane::new());
+        let waiting = {
+            let lane = lane.clone();
+            std::thread::spawn(move || lane.wait_for_turn(Seq(1), LONG))
+        };
+        lane.yield_to(Seq(0));
+        assert_eq!(waiting.join().expect("no panic"), Passage::Yield);
+        let restarted = {
+            let lane = lane.clone();
+            std::thread::spawn(move || lane.wait_to_start(Seq(1)))
+        };
+        assert!(lane.wait_to_start(Seq(0)), "the head itself never waits");
+        lane.advance(Seq(0));
+        assert!(restarted.join().expect("no panic"));
+        assert_eq!(lane.wait_for_turn(Seq(1), LONG), Passage::Turn);
+    }
+
+    #[test]
+    fn only_the_head_may_ask_for_locks() {
+        let lane = Lane::new();
+        lane.yield_to(Seq(1));
+        assert!(lane.wait_to_start(Seq(2)));
+    }
+
+    #[test]
+    fn a_stopped_lane_cancels_what_is_in_it_and_takes_what_comes_after() {
+        let lane = Lane::new();
+        lane.stop_below(Seq(5));
+        assert_eq!(lane.wait_for_turn(Seq(4), LONG), Passage::Cancelled);
+        assert!(!lane.wait_to_start(Seq(3)));
+        assert!(lane.sleep(Seq(3), LONG));
+        lane.advance(Seq(4));
+        assert_eq!(lane.wait_for_turn(Seq(5), LONG), Passage::Turn);
+        assert!(!lane.sleep(Seq(5), Duration::ZERO));
+    }
+
+    #[test]
+    fn nobody_holds_locks_for_ever() {
+        assert_eq!(Lane::new().wait_for_turn(Seq(1), Duration::from_millis(5)), Passage::HeldTooLong);
+    }
+
+    #[test]
+    fn without_the_rule_a_yield_is_not_heard() {
+        let lane = Lane::without_lock_rule();
+        lane.yield_to(Seq(0));
+        assert!(lane.wait_to_start(Seq(1)));
+    }
+}

@@ -1,0 +1,106 @@
+//! What the consumer needs of a database: claims on partitions, and where each of them stands.
+//!
+//! Knows no database client; `database` implements [`Ledger`]. The rows it speaks of are those of `writer_offsets`.
+
+use crate::batch::Epoch;
+use crate::exit::Stop;
+use crate::fault::Failure;
+use crate::record::{NextOffset, TopicPartition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Which log is followed: the cluster's and the topic's identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// The cluster's id.
+    pub cluster_id: Option<String>,
+    /// The topic's id; `None` where the brokers know none.
+    pub topic_id: Option<[u8; 16]>,
+}
+
+/// The first row of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where reading starts.
+    pub next: NextOffset,
+    /// The log that it is in.
+    pub identity: LogIdentity,
+}
+
+/// A partition that is ours until somebody else claims it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// What outdates all earlier claims.
+    pub epoch: Epoch,
+    /// Where reading resumes.
+    pub next: NextOffset,
+    /// The log that was followed so far.
+    pub identity: LogIdentity,
+}
+
+/// One row of `writer_offsets`, for `status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Where reading resumes.
+    pub next: NextOffset,
+    /// The newest claim.
+    pub epoch: Epoch,
+    /// The log that is followed.
+    pub identity: LogIdentity,
+    /// Who made the newest claim.
+    pub owner: Option<String>,
+    /// Records with any fate.
+    pub records_total: i64,
+    /// Rows written.
+    pub rows_total: i64,
+    /// Dead letters written, by element.
+    pub dead_letters_total: i64,
+    /// Records skipped.
+    pub records_skipped: i64,
+    /// When the row last changed, RFC 3339.
+    pub updated_at: String,
+}
+
+/// A database as the consumer sees it. All of it is committed synchronously, whatever the writers do.
+pub trait Ledger {
+    /// Takes the pipeline's session lock, and keeps it for as long as the connection lasts. `false` if another process
+    /// holds it. Taken already on this very connection: `true` at once.
+    fn lock_pipeline(&mut self) -> Result<bool, Failure>;
+
+    /// Makes the first rows, with epoch 0, for all partitions of each of these topics that has no row yet, in one
+    /// transaction that no other process can run beside. `resolve` is asked where they start, only if there are any.
+    fn start(&mut self, topics: &[Arc<str>], resolve: &mut Resolve<'_>) -> Result<(), StartFailure>;
+
+    /// Claims partitions that have a row; those without one are absent from the answer.
+    fn claim(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Claim>, Failure>;
+
+    /// Claims partitions, making the row where there is none yet.
+    fn claim_or_start(&mut self, starts: &[Start]) -> Result<Vec<Claim>, Failure>;
+
+    /// Where every partition of these topics stands, whoever owns it.
+    fn next_offsets(&mut self, topics: &[Arc<str>]) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure>;
+
+    /// All rows of the pipeline, by topic and partition.
+    fn standings(&mut self) -> Result<Vec<Standing>, Failure>;
+
+    /// Makes all earlier asynchronous commits durable.
+    fn barrier(&mut self) -> Result<(), Failure>;
+}
+
+/// Answers where the partitions of some topics start.
+pub type Resolve<'a> = dyn FnMut(&[Arc<str>]) -> Result<Vec<Start>, Stop> + 'a;
+
+/// Why [`Ledger::start`] failed.
+#[derive(Debug)]
+pub enum StartFailure {
+    /// The database did.
+    Database(Failure),
+    /// The answer to where to start did.
+    Resolve(Stop),
+}

@@ -1,0 +1,45 @@
+//! Moves stock prices and windowed metrics from Kafka into PostgreSQL, every record exactly once.
+//!
+//! The program is `main.rs`; everything with a decision in it is here, so that tests can reach it. Modules import
+//! downwards only, in this order: words, pure steps, promises, what keeps them, threads, wiring.
+
+// Words.
+pub mod backoff;
+pub mod decimal;
+pub mod exit;
+pub mod fault;
+pub mod heartbeat;
+pub mod outage;
+pub mod record;
+pub mod row;
+pub mod shutdown;
+
+// Pure steps.
+pub mod batch;
+pub mod config;
+pub mod decode;
+pub mod lane;
+pub mod stats;
+pub mod work;
+
+// Promises.
+pub mod delivery;
+pub mod ledger;
+pub mod sink;
+pub mod source;
+
+// What keeps them.
+pub mod database;
+
+// Threads.
+pub mod claimer;
+pub mod consumer;
+pub mod watchdog;
+pub mod writer;
+
+// Wiring.
+pub mod cli;
+pub mod commands;
+pub mod logger;
+pub mod startup;
+pub mod supervisor;

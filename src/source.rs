@@ -1,0 +1,148 @@
+//! What the consumer needs of Kafka: records from positions that we choose, and news about who owns what.
+//!
+//! No client's types pass through here. Where reading starts is always our decision: an engine never uses the offsets
+//! that Kafka keeps for the group, and never resets a position by itself.
+
+pub mod krafka;
+
+pub use crate::record::StartAt;
+
+use crate::batch::Incoming;
+use crate::delivery::Committable;
+use crate::exit::{ExitCode, Stop};
+use crate::record::{NextOffset, TopicPartition};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A topic as the brokers describe it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicState {
+    /// Changes when a topic is deleted and created again; `None` where the brokers know no ids.
+    pub topic_id: Option<[u8; 16]>,
+    /// Partitions, numbered from 0.
+    pub partitions: i32,
+}
+
+/// The ends of a partition's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The oldest offset still there.
+    pub start: NextOffset,
+    /// Where a reader that skips open transactions ends.
+    pub last_stable: NextOffset,
+    /// The broker's end of the partition.
+    pub high_watermark: NextOffset,
+}
+
+/// Why Kafka did not answer as asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceFault {
+    /// No broker answers: try again.
+    Away(String),
+    /// A topic does not exist (yet).
+    MissingTopic(String),
+    /// Not allowed, or wrong credentials.
+    Denied(String),
+    /// The settings can't work.
+    Config(String),
+}
+
+impl fmt::Display for SourceFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceFault::Away(message) | SourceFault::Denied(message) | SourceFault::Config(message) => {
+                write!(f, "kafka: {message}")
+            }
+            SourceFault::MissingTopic(topic) => {
+                write!(f, "kafka: topic {topic:?} does not exist; create it, or mend [[topics]] name")
+            }
+        }
+    }
+}
+
+impl From<SourceFault> for Stop {
+    fn from(fault: SourceFault) -> Stop {
+        let code = match fault {
+            SourceFault::Away(_) => ExitCode::ServerAway,
+            SourceFault::MissingTopic(_) | SourceFault::Config(_) => ExitCode::Config,
+            SourceFault::Denied(_) => ExitCode::Permission,
+        };
+        Stop::new(code, fault.to_string())
+    }
+}
+
+/// Told of changes of ownership, from inside [`Source::poll`] and [`Source::close`].
+pub trait Assignment: Send + Sync {
+    /// These partitions are ours now. Answers where to read from; what isn't in the answer is not to be read yet. All
+    /// of them start paused.
+    fn assigned(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, NextOffset)>;
+
+    /// These partitions are about to be somebody else's, who waits until this returns.
+    fn revoked(&self, partitions: &[TopicPartition]);
+
+    /// These partitions are somebody else's already.
+    fn lost(&self, partitions: &[TopicPartition]);
+}
+
+/// Takes in what a poll hands out.
+pub type OnRecord<'a> = dyn FnMut(&TopicPartition, Incoming<'_>) + 'a;
+
+/// A Kafka client. Used by one thread.
+pub trait Source {
+    /// The identity of the cluster.
+    fn cluster_id(&mut self) -> Result<String, SourceFault>;
+
+    /// The topics as the brokers know them now, never from a cache.
+    fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault>;
+
+    /// The ends of some partitions' logs, asked of the brokers now.
+    fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault>;
+
+    /// Resolves where a new pipeline starts.
+    fn start_offsets(
+        &mut self,
+        partitions: &[TopicPartition],
+        start_at: StartAt,
+    ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault>;
+
+    /// Where the group's offsets in Kafka are; a partition without one is absent. Information only.
+    fn committed_offsets(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault>;
+
+    /// Starts reading these topics as the configuration says (group, all, or some partitions).
+    fn subscribe(&mut self, topics: &[Arc<str>], assignment: Arc<dyn Assignment>) -> Result<(), SourceFault>;
+
+    /// Makes a topic's newly added partitions known to the assignment; `counts` is what [`topics`](Self::topics) said.
+    fn partitions_added(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault>;
+
+    /// Waits at most `timeout` for records of partitions that are not paused. An outage is not an error: it looks like
+    /// no records, and [`away_since`](Self::away_since) tells. Returns the partitions whose position the broker no
+    /// longer has.
+    fn poll(&mut self, timeout: Duration, on_record: &mut OnRecord<'_>) -> Result<Vec<TopicPartition>, SourceFault>;
+
+    /// Where these partitions have been read to. Exact right after a poll: everything below was handed out or carries
+    /// no record.
+    fn positions(&mut self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, NextOffset)>;
+
+    /// Reads a partition from here on.
+    fn seek(&mut self, partition: &TopicPartition, next: NextOffset) -> Result<(), SourceFault>;
+
+    /// Hands out no records of these partitions until resumed.
+    fn pause(&mut self, partitions: &[TopicPartition]);
+
+    /// The opposite of [`pause`](Self::pause).
+    fn resume(&mut self, partitions: &[TopicPartition]);
+
+    /// Tells Kafka what is durable, for those who watch the group's lag. Never read to decide where to start.
+    fn commit_offsets(&mut self, committable: &Committable) -> Result<(), SourceFault>;
+
+    /// Since when no broker has answered.
+    fn away_since(&self) -> Option<Instant>;
+
+    /// Leaves the group.
+    fn close(&mut self);
+}

@@ -1,0 +1,614 @@
+//! The default engine: krafka, an async client driven by one thread.
+//!
+//! The runtime lives and ends in here. krafka has silent traps, each coded around where it bites: a position past the
+//! log's end is rewound (the consumer checks bounds before it resumes), a topic created again is read on (it compares
+//! topic ids), added partitions are not seen in a classic group (`partitions_added`), an outage looks like no records
+//! and fetching sleeps on after it (`watch_outage`), and `poll` may outlive its timeout (`within`).
+
+use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
+use crate::batch::Incoming;
+use crate::config::{AssignmentMode, GroupProtocol, Isolation, Kafka as KafkaConfig, SaslMechanism};
+use crate::delivery::Committable;
+use crate::record::{NextOffset, Offset, TopicPartition};
+use krafka::admin::{
+    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeClusterOptions, DescribeFeaturesOptions,
+    DescribeTopicsOptions, ListConsumerGroupOffsetsOptions, ListOffsetsOptions, OffsetSpec,
+};
+use krafka::auth::{AuthConfig, TlsConfig};
+use krafka::consumer::{
+    AutoOffsetReset, Consumer, ConsumerBuilder, ConsumerRebalanceListener, GroupProtocol as WireProtocol,
+    IsolationLevel, OffsetAndMetadata, PartitionAssignmentStrategy, TopicPartition as WirePartition,
+};
+use krafka::error::{ErrorCode, KrafkaError};
+use krafka::{CloseOptions, Kafka};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// One request to the brokers, at most.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// One connection attempt, at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commits are only information: a hung broker must not hold up the consumer for long.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the client believes its picture of the topics.
+const METADATA_AGE_MAX: Duration = Duration::from_secs(10);
+/// What `poll` may take beyond what it was allowed.
+const POLL_SLACK: Duration = Duration::from_millis(500);
+/// How often the client's error count is looked at, and a silent broker probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Records of one poll and of the client's buffer, and bytes of one partition's fetch: measured to go well together.
+/// The client throws away what it fetched beyond its buffer.
+const POLL_RECORDS_MAX: i32 = 5000;
+const PARTITION_FETCH_BYTES: i32 = 512 << 10;
+const FETCH_BYTES_MAX: i32 = 8 << 20;
+
+/// krafka behind [`Source`].
+pub struct KrafkaSource {
+    config: KafkaConfig,
+    runtime: Runtime,
+    kafka: Kafka,
+    admin: AdminClient,
+    consumer: Option<Arc<Consumer>>,
+    assignment: Option<Arc<dyn Assignment>>,
+    subscribed: Vec<Arc<str>>,
+    // Partition counts that the current assignment was made with.
+    counts: BTreeMap<Arc<str>, i32>,
+    paused: BTreeSet<TopicPartition>,
+    sought: BTreeSet<TopicPartition>,
+    errors_seen: u64,
+    probed_at: Instant,
+    away_since: Option<Instant>,
+}
+
+impl KrafkaSource {
+    /// Connects; one attempt.
+    pub fn connect(config: &KafkaConfig) -> Result<Self, SourceFault> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("kafka-io")
+            .enable_all()
+            .build()
+            .map_err(|error| SourceFault::Away(format!("starting the client's runtime: {error}")))?;
+        let mut builder = Kafka::builder(config.brokers.join(","))
+            .client_id("stock-db-writer")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .request_timeout(REQUEST_TIMEOUT)
+            .metadata_max_age(METADATA_AGE_MAX);
+        if let Some(security) = security(config)? {
+            builder = builder.security(security);
+        }
+        let kafka = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()))?;
+        let admin = kafka.admin();
+        Ok(KrafkaSource {
+            config: config.clone(),
+            runtime,
+            kafka,
+            admin,
+            consumer: None,
+            assignment: None,
+            subscribed: Vec::new(),
+            counts: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            sought: BTreeSet::new(),
+            errors_seen: 0,
+            probed_at: Instant::now(),
+            away_since: None,
+        })
+    }
+
+    fn group_protocol(&self) -> Result<WireProtocol, SourceFault> {
+        Ok(match (self.config.group_protocol, &self.config.instance_id) {
+            (GroupProtocol::Classic, _) => WireProtocol::Classic,
+            (GroupProtocol::Consumer, _) => WireProtocol::Consumer,
+            // Only a classic group gives a restarted static member its partitions back at once.
+            (GroupProtocol::Auto, Some(_)) => WireProtocol::Classic,
+            (GroupProtocol::Auto, None) => {
+                let options = DescribeFeaturesOptions::default().timeout(REQUEST_TIMEOUT);
+                let features = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_features(options)));
+                // Brokers too old to answer are too old for the new protocol.
+                let offers = |name: &str, level: i16| {
+                    features.as_ref().is_ok_and(|features| {
+                        features.finalized.iter().any(|f| f.name == name && f.max_version_level >= level)
+                    })
+                };
+                if offers("group.version", 1) { WireProtocol::Consumer } else { WireProtocol::Classic }
+            }
+        })
+    }
+
+    fn tuned(&self, builder: ConsumerBuilder) -> ConsumerBuilder {
+        builder
+            .auto_offset_reset(AutoOffsetReset::None)
+            .enable_auto_commit(false)
+            .isolation_level(match self.config.isolation {
+                Isolation::ReadCommitted => IsolationLevel::ReadCommitted,
+                Isolation::ReadUncommitted => IsolationLevel::ReadUncommitted,
+            })
+            .max_poll_records(POLL_RECORDS_MAX)
+            .max_buffered_records(POLL_RECORDS_MAX)
+            .max_partition_fetch_bytes(PARTITION_FETCH_BYTES)
+            .fetch_max_bytes(FETCH_BYTES_MAX)
+            .fetch_max_wait(Duration::from_millis(500))
+            .metrics_push(false)
+    }
+
+    fn join_group(&mut self, topics: &[Arc<str>], assignment: Arc<dyn Assignment>) -> Result<(), SourceFault> {
+        let protocol = self.group_protocol()?;
+        let this = Arc::new(OnceLock::new());
+        let mut builder = self
+            .tuned(self.kafka.consumer(self.config.group.as_str()))
+            .group_protocol(protocol)
+            // Cooperative rebalances made needless losses; range made none.
+            .partition_assignment_strategy(PartitionAssignmentStrategy::Range)
+            .session_timeout(self.config.session_timeout)
+            .heartbeat_interval(self.config.session_timeout / 15)
+            .max_poll_interval(Duration::from_secs(300))
+            .rebalance_listener(Listener { assignment: assignment.clone(), consumer: this.clone() });
+        if let Some(instance_id) = &self.config.instance_id {
+            builder = builder.group_instance_id(instance_id.as_str());
+        }
+        let consumer = Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?);
+        let known = this.set(Arc::downgrade(&consumer));
+        assert!(known.is_ok(), "the listener's consumer is set once");
+        self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.subscribe(topics)))?;
+        log::info!("joining group={:?} protocol={protocol:?} topics={topics:?}", self.config.group);
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// Assigns what the configuration names and is not assigned yet.
+    fn assign(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
+        let (Some(consumer), Some(assignment)) = (self.consumer.clone(), self.assignment.clone()) else {
+            return Ok(());
+        };
+        let mut added = Vec::new();
+        for (topic, state) in counts {
+            let mine: Vec<i32> = match &self.config.assignment {
+                AssignmentMode::Partitions(listed) => listed.clone(),
+                _ => (0..state.partitions).collect(),
+            };
+            if let Some(missing) = mine.iter().find(|number| **number >= state.partitions) {
+                return Err(SourceFault::Config(format!(
+                    "kafka.assignment names partition {missing}, but topic {topic:?} has {} partitions",
+                    state.partitions
+                )));
+            }
+            let new: Vec<TopicPartition> = mine
+                .iter()
+                .map(|number| TopicPartition::new(topic.clone(), *number))
+                .filter(|partition| !self.sought.contains(partition))
+                .collect();
+            if !new.is_empty() {
+                self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, mine)))?;
+                self.sought.extend(new.iter().cloned());
+                added.extend(new);
+            }
+        }
+        if !added.is_empty() {
+            let listener = Listener::of(assignment, &consumer);
+            self.runtime.block_on(listener.take_over(&added));
+        }
+        Ok(())
+    }
+
+    fn consumer(&self) -> Result<Arc<Consumer>, SourceFault> {
+        self.consumer.clone().ok_or_else(|| SourceFault::Config("not subscribed yet".to_owned()))
+    }
+
+    /// An outage looks like "no records". When the client has counted an error, or a poll hung, a probe tells; and
+    /// when the brokers are back, a seek to where we are wakes fetching, which may else sleep for another 30 s.
+    fn watch_outage(&mut self, poll_hung: bool) {
+        let Some(consumer) = self.consumer.clone() else { return };
+        if self.probed_at.elapsed() < PROBE_INTERVAL && !poll_hung {
+            return;
+        }
+        self.probed_at = Instant::now();
+        let errors = consumer.metrics().consumer.errors;
+        if errors == self.errors_seen && self.away_since.is_none() && !poll_hung {
+            return;
+        }
+        self.errors_seen = errors;
+        match (self.cluster_within(PROBE_INTERVAL), self.away_since) {
+            (Ok(_), None) => {}
+            (Ok(_), Some(since)) => {
+                self.away_since = None;
+                log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
+                self.wake(&consumer);
+            }
+            (Err(fault), None) => {
+                self.away_since = Some(self.probed_at);
+                log::warn!("kafka unreachable, retrying: {fault}");
+            }
+            (Err(_), Some(_)) => {}
+        }
+    }
+
+    fn wake(&self, consumer: &Consumer) {
+        self.runtime.block_on(async {
+            for (topic, partitions) in consumer.assignment().await {
+                for partition in partitions {
+                    let known = TopicPartition::new(topic.as_str(), partition);
+                    if self.paused.contains(&known) {
+                        continue;
+                    }
+                    if let Some(position) = consumer.position(&topic, partition).await
+                        && let Err(error) = consumer.seek(&topic, partition, position).await
+                    {
+                        log::debug!("waking partition={known}: {error}");
+                    }
+                }
+            }
+        });
+    }
+
+    fn cluster_within(&self, timeout: Duration) -> Result<String, SourceFault> {
+        let options = DescribeClusterOptions::default().timeout(timeout);
+        let cluster = self.runtime.block_on(within(timeout, self.admin.describe_cluster(options)))?;
+        Ok(cluster.cluster_id)
+    }
+
+    fn offsets(
+        &self,
+        partitions: &[TopicPartition],
+        spec: OffsetSpec,
+        read_committed: bool,
+    ) -> Result<BTreeMap<TopicPartition, i64>, SourceFault> {
+        let options = ListOffsetsOptions::default().timeout(REQUEST_TIMEOUT).read_committed(read_committed);
+        let specs: Vec<_> = partitions.iter().map(|partition| (wire(partition), spec)).collect();
+        let listed = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.list_offsets(specs, options)))?;
+        listed
+            .into_iter()
+            .map(|(partition, offset)| Ok((ours(&partition), offset.map_err(fault)?.offset)))
+            .collect::<Result<_, _>>()
+    }
+}
+
+impl Source for KrafkaSource {
+    fn cluster_id(&mut self) -> Result<String, SourceFault> {
+        self.cluster_within(REQUEST_TIMEOUT)
+    }
+
+    fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault> {
+        let options = DescribeTopicsOptions::default().timeout(REQUEST_TIMEOUT);
+        let names: BTreeMap<&str, &Arc<str>> = names.iter().map(|name| (&**name, name)).collect();
+        let described =
+            self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_topics(names.keys(), options)))?;
+        let mut states = BTreeMap::new();
+        for (name, description) in described {
+            let Some(known) = names.get(name.as_str()) else { continue };
+            let description = match description {
+                Err(KrafkaError::Broker { code: ErrorCode::UnknownTopicOrPartition, .. }) => {
+                    return Err(SourceFault::MissingTopic(name));
+                }
+                other => other.map_err(fault)?,
+            };
+            let topic_id = (description.topic_id != [0; 16]).then_some(description.topic_id);
+            let partitions = i32::try_from(description.partitions.len()).unwrap_or(i32::MAX);
+            states.insert((*known).clone(), TopicState { topic_id, partitions });
+        }
+        Ok(states)
+    }
+
+    fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault> {
+        let starts = self.offsets(partitions, OffsetSpec::Earliest, false)?;
+        let ends = self.offsets(partitions, OffsetSpec::Latest, false)?;
+        let stable = match self.config.isolation {
+            Isolation::ReadCommitted => self.offsets(partitions, OffsetSpec::Latest, true)?,
+            Isolation::ReadUncommitted => ends.clone(),
+        };
+        let bounds = |partition: &TopicPartition| {
+            Some(Bounds {
+                start: NextOffset(*starts.get(partition)?),
+                last_stable: NextOffset(*stable.get(partition)?),
+                high_watermark: NextOffset(*ends.get(partition)?),
+            })
+        };
+        partitions
+            .iter()
+            .map(|partition| match bounds(partition) {
+                Some(bounds) => Ok((partition.clone(), bounds)),
+                None => Err(SourceFault::Away(format!("no broker knows the offsets of {partition}"))),
+            })
+            .collect()
+    }
+
+    fn start_offsets(
+        &mut self,
+        partitions: &[TopicPartition],
+        start_at: StartAt,
+    ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
+        let bounds = self.bounds(partitions)?;
+        let chosen: BTreeMap<TopicPartition, i64> = match start_at {
+            StartAt::Earliest => BTreeMap::new(),
+            StartAt::Latest => bounds.iter().map(|(partition, b)| (partition.clone(), b.last_stable.0)).collect(),
+            StartAt::TimeMs(time_ms) => {
+                let found = self.offsets(partitions, OffsetSpec::Timestamp(time_ms), false)?;
+                // -1: every record is older.
+                let end = |partition: &TopicPartition| bounds[partition].last_stable.0;
+                found.into_iter().map(|(p, offset)| (p.clone(), if offset < 0 { end(&p) } else { offset })).collect()
+            }
+            StartAt::KafkaGroup => {
+                self.committed_offsets(partitions)?.into_iter().map(|(partition, next)| (partition, next.0)).collect()
+            }
+        };
+        let start = |partition: &TopicPartition| {
+            NextOffset(chosen.get(partition).copied().unwrap_or(bounds[partition].start.0))
+        };
+        Ok(partitions.iter().map(|partition| (partition.clone(), start(partition))).collect())
+    }
+
+    fn committed_offsets(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
+        let options = ListConsumerGroupOffsetsOptions::default().timeout(REQUEST_TIMEOUT);
+        let call = self.admin.list_consumer_group_offsets(self.config.group.as_str(), options);
+        let listed = self.runtime.block_on(within(REQUEST_TIMEOUT, call))?;
+        let mut committed = BTreeMap::new();
+        for (partition, offset) in listed {
+            let partition = ours(&partition);
+            if partitions.contains(&partition)
+                && let Some(offset) = offset.map_err(fault)?.offset
+            {
+                committed.insert(partition, NextOffset(offset));
+            }
+        }
+        Ok(committed)
+    }
+
+    fn subscribe(&mut self, topics: &[Arc<str>], assignment: Arc<dyn Assignment>) -> Result<(), SourceFault> {
+        let counts = self.topics(topics)?;
+        self.subscribed = topics.to_vec();
+        self.assignment = Some(assignment.clone());
+        if self.config.assignment == AssignmentMode::Group {
+            self.join_group(topics, assignment)?;
+        } else {
+            let builder = self.tuned(self.kafka.consumer_without_group());
+            self.consumer = Some(Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?));
+            self.assign(&counts)?;
+        }
+        self.counts = counts.into_iter().map(|(topic, state)| (topic, state.partitions)).collect();
+        Ok(())
+    }
+
+    fn partitions_added(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
+        let grown = |known: &BTreeMap<Arc<str>, i32>| {
+            counts.iter().any(|(topic, state)| known.get(topic).is_some_and(|count| state.partitions > *count))
+        };
+        if !grown(&self.counts) {
+            return Ok(());
+        }
+        if self.config.assignment != AssignmentMode::Group {
+            self.assign(counts)?;
+        } else {
+            let consumer = self.consumer()?;
+            for topic in &self.subscribed {
+                // The client answers from its cache for a while; subscribing again before it knows is in vain.
+                let known =
+                    self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.fetch_metadata(Some(topic.as_ref()))))?;
+                let known = known.topics.iter().find(|info| info.name.as_str() == &**topic);
+                let wanted = counts.get(topic).map_or(0, |state| state.partitions);
+                if known.is_none_or(|info| (info.partitions_iter().count() as i32) < wanted) {
+                    return Ok(());
+                }
+            }
+            // A classic member never rejoins by itself when partitions are added; a KIP-848 member does.
+            if self.group_protocol()? == WireProtocol::Classic {
+                log::info!("partitions were added, joining the group again topics={:?}", self.subscribed);
+                self.runtime.block_on(async {
+                    within(REQUEST_TIMEOUT * 2, consumer.unsubscribe()).await?;
+                    within(REQUEST_TIMEOUT, consumer.subscribe(&self.subscribed)).await
+                })?;
+            }
+        }
+        self.counts = counts.iter().map(|(topic, state)| (topic.clone(), state.partitions)).collect();
+        Ok(())
+    }
+
+    fn poll(&mut self, timeout: Duration, on_record: &mut OnRecord<'_>) -> Result<Vec<TopicPartition>, SourceFault> {
+        let consumer = self.consumer()?;
+        let polled = self.runtime.block_on(async {
+            // Cancel-safe, and needed: with a hung broker a poll took 27 s.
+            tokio::time::timeout(timeout + POLL_SLACK, consumer.poll(timeout)).await
+        });
+        self.watch_outage(polled.is_err());
+        let records = match polled {
+            Err(_) | Ok(Err(KrafkaError::Wakeup)) => return Ok(Vec::new()),
+            Ok(Err(KrafkaError::NoOffset { partitions, .. })) => {
+                return Ok(partitions.into_iter().map(|(topic, number)| TopicPartition::new(topic, number)).collect());
+            }
+            Ok(Err(error)) => {
+                return match fault(error) {
+                    // Ours to wait for: the outage watch says it, once.
+                    SourceFault::Away(message) => {
+                        log::debug!("poll: {message}");
+                        Ok(Vec::new())
+                    }
+                    other => Err(other),
+                };
+            }
+            Ok(Ok(records)) => records,
+        };
+        let mut partition = TopicPartition::new("", -1);
+        for record in &records {
+            if partition.partition != record.partition || *partition.topic != *record.topic {
+                partition = TopicPartition::new(record.topic.clone(), record.partition);
+            }
+            let incoming = Incoming {
+                offset: Offset(record.offset),
+                // Kafka's "no timestamp" is -1.
+                timestamp_ms: (record.timestamp >= 0).then_some(record.timestamp),
+                key: record.key.as_deref(),
+                value: record.value.as_deref(),
+            };
+            on_record(&partition, incoming);
+        }
+        Ok(Vec::new())
+    }
+
+    fn positions(&mut self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, NextOffset)> {
+        let Some(consumer) = &self.consumer else { return Vec::new() };
+        self.runtime.block_on(async {
+            let mut positions = Vec::with_capacity(partitions.len());
+            for partition in partitions {
+                if let Some(position) = consumer.position(&partition.topic, partition.partition).await {
+                    positions.push((partition.clone(), NextOffset(position)));
+                }
+            }
+            positions
+        })
+    }
+
+    fn seek(&mut self, partition: &TopicPartition, next: NextOffset) -> Result<(), SourceFault> {
+        let consumer = self.consumer()?;
+        self.runtime.block_on(consumer.seek(&partition.topic, partition.partition, next.0)).map_err(fault)
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) {
+        let Some(consumer) = &self.consumer else { return };
+        for partition in partitions {
+            self.paused.insert(partition.clone());
+            self.runtime.block_on(consumer.pause(&partition.topic, &[partition.partition]));
+        }
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        let Some(consumer) = &self.consumer else { return };
+        for partition in partitions {
+            self.paused.remove(partition);
+            self.runtime.block_on(consumer.resume(&partition.topic, &[partition.partition]));
+        }
+    }
+
+    fn commit_offsets(&mut self, committable: &Committable) -> Result<(), SourceFault> {
+        let consumer = self.consumer()?;
+        let offsets = committable.offsets().iter();
+        if self.config.assignment == AssignmentMode::Group {
+            let offsets: Vec<_> = offsets.map(|(p, next)| (wire(p), OffsetAndMetadata::new(next.0))).collect();
+            return self.runtime.block_on(within(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)));
+        }
+        // Without a membership the consumer's own commit says Ok and stores nothing.
+        let offsets: Vec<_> = offsets.map(|(partition, next)| (wire(partition), next.0)).collect();
+        let options = AlterConsumerGroupOffsetsOptions::default().timeout(COMMIT_TIMEOUT);
+        let call = self.admin.alter_consumer_group_offsets(self.config.group.as_str(), offsets, options);
+        let answers = self.runtime.block_on(within(COMMIT_TIMEOUT, call))?;
+        answers.into_values().try_for_each(|answer| answer.map_err(fault))
+    }
+
+    fn away_since(&self) -> Option<Instant> {
+        self.away_since
+    }
+
+    fn close(&mut self) {
+        if let Some(consumer) = self.consumer.take() {
+            let options = CloseOptions::new().timeout(Duration::from_millis(1500));
+            if let Err(error) = self.runtime.block_on(consumer.close_with(options)) {
+                log::debug!("leaving the group: {error}");
+            }
+        }
+    }
+}
+
+/// Hands changes of ownership on, from inside the client's poll. It must not wait on anything of the client's: a poll
+/// that is cut off there can lose the change. `seek` and `pause` never wait.
+struct Listener {
+    assignment: Arc<dyn Assignment>,
+    consumer: Arc<OnceLock<Weak<Consumer>>>,
+}
+
+impl Listener {
+    fn of(assignment: Arc<dyn Assignment>, consumer: &Arc<Consumer>) -> Self {
+        let cell = OnceLock::from(Arc::downgrade(consumer));
+        Listener { assignment, consumer: Arc::new(cell) }
+    }
+
+    async fn take_over(&self, partitions: &[TopicPartition]) {
+        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
+        for partition in partitions {
+            consumer.pause(&partition.topic, &[partition.partition]).await;
+        }
+        let known = self.assignment.assigned(partitions);
+        for partition in partitions {
+            // A partition without a position would be looked up in the group's offsets. It is paused, so where it
+            // stands until it is claimed doesn't matter.
+            let next = known.iter().find(|(claimed, _)| claimed == partition).map_or(0, |(_, next)| next.0);
+            if let Err(error) = consumer.seek(&partition.topic, partition.partition, next).await {
+                log::debug!("seeking partition={partition}: {error}");
+            }
+        }
+    }
+}
+
+impl ConsumerRebalanceListener for Listener {
+    async fn on_partitions_assigned(&self, partitions: &[WirePartition]) {
+        let partitions: Vec<_> = partitions.iter().map(ours).collect();
+        self.take_over(&partitions).await;
+    }
+
+    async fn on_partitions_revoked(&self, partitions: &[WirePartition]) {
+        self.assignment.revoked(&partitions.iter().map(ours).collect::<Vec<_>>());
+    }
+
+    async fn on_partitions_lost(&self, partitions: &[WirePartition]) {
+        self.assignment.lost(&partitions.iter().map(ours).collect::<Vec<_>>());
+    }
+}
+
+fn wire(partition: &TopicPartition) -> WirePartition {
+    WirePartition::new(&*partition.topic, partition.partition)
+}
+
+fn ours(partition: &WirePartition) -> TopicPartition {
+    TopicPartition::new(partition.topic.as_str(), partition.partition)
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = krafka::Result<T>>) -> Result<T, SourceFault> {
+    match tokio::time::timeout(limit + POLL_SLACK, call).await {
+        Ok(answer) => answer.map_err(fault),
+        Err(_) => Err(SourceFault::Away(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+fn fault(error: KrafkaError) -> SourceFault {
+    match error {
+        KrafkaError::Auth { .. } => SourceFault::Denied(error.to_string()),
+        KrafkaError::Config { .. } => SourceFault::Config(error.to_string()),
+        KrafkaError::Broker {
+            code:
+                ErrorCode::TopicAuthorizationFailed
+                | ErrorCode::GroupAuthorizationFailed
+                | ErrorCode::ClusterAuthorizationFailed
+                | ErrorCode::SaslAuthenticationFailed,
+            ..
+        } => SourceFault::Denied(error.to_string()),
+        KrafkaError::Broker { code: ErrorCode::UnsupportedVersion, .. } => SourceFault::Config(error.to_string()),
+        other => SourceFault::Away(other.to_string()),
+    }
+}
+
+fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, SourceFault> {
+    let tls = config.tls.as_ref().map(|tls| {
+        let mut wire = TlsConfig::new();
+        if let Some(ca_file) = &tls.ca_file {
+            wire = wire.with_ca_cert(ca_file.display().to_string());
+        }
+        if let (Some(cert_file), Some(key_file)) = (&tls.cert_file, &tls.key_file) {
+            wire = wire.with_client_cert(cert_file.display().to_string(), key_file.display().to_string());
+        }
+        wire
+    });
+    let Some(sasl) = &config.sasl else { return Ok(tls.map(AuthConfig::ssl)) };
+    let password = sasl.password().map_err(SourceFault::Config)?;
+    let auth = match sasl.mechanism {
+        SaslMechanism::Plain => AuthConfig::sasl_plain(&sasl.username, password.reveal()),
+        SaslMechanism::ScramSha256 => AuthConfig::sasl_scram_sha256(&sasl.username, password.reveal()),
+        SaslMechanism::ScramSha512 => AuthConfig::sasl_scram_sha512(&sasl.username, password.reveal()),
+    };
+    Ok(Some(match tls {
+        Some(tls) => auth.with_tls(tls),
+        None => auth,
+    }))
+}

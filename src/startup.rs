@@ -1,0 +1,242 @@
+//! From a configuration to two servers that answer: connecting, the schema, the first rows.
+//!
+//! Waits for a server that is away, for as long as the configuration says; stops at once for what waiting can't mend.
+
+use crate::backoff::Backoff;
+use crate::config::{AssignmentMode, Config, Manage};
+use crate::database::{Database, InitFailure, InitOutcome};
+use crate::exit::{ExitCode, Stop};
+use crate::fault::{Failure, Fault};
+use crate::ledger::{Ledger, LogIdentity, Start, StartFailure};
+use crate::outage::Outage;
+use crate::record::{NextOffset, TopicPartition};
+use crate::shutdown::Shutdown;
+use crate::source::krafka::KrafkaSource;
+use crate::source::{Source, SourceFault, TopicState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a server may stay away from something that is supposed to end, unless the configuration says otherwise.
+const BOUNDED_OUTAGE_MAX: Duration = Duration::from_secs(300);
+
+/// Why there is nothing to go on with.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// Somebody asked for an end while a server was away.
+    Asked,
+    /// Something is wrong.
+    Stop(Stop),
+}
+
+impl From<Stop> for NotStarted {
+    fn from(stop: Stop) -> Self {
+        NotStarted::Stop(stop)
+    }
+}
+
+/// How long a server may stay away; `None`: for ever.
+pub fn outage_max(config: &Config, bounded: bool) -> Option<Duration> {
+    match config.retry.outage_max {
+        Duration::ZERO if bounded => Some(BOUNDED_OUTAGE_MAX),
+        Duration::ZERO => None,
+        limit => Some(limit),
+    }
+}
+
+/// A name for this process that no other one has.
+pub fn owner_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = Some(host.trim()).filter(|host| !host.is_empty()).unwrap_or("localhost");
+    format!("{host}:{}:{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+/// Waits out what heals by itself.
+pub struct Patience<'a> {
+    backoff: Backoff,
+    shutdown: &'a Shutdown,
+}
+
+impl<'a> Patience<'a> {
+    /// Patience as the configuration says.
+    pub fn new(config: &Config, shutdown: &'a Shutdown) -> Self {
+        Patience { backoff: Backoff::unseeded(config.retry.initial, config.retry.max), shutdown }
+    }
+
+    /// Repeats a call to the database while it is away.
+    pub fn database<T>(
+        &mut self,
+        outage: &Outage,
+        mut call: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, NotStarted> {
+        loop {
+            match call() {
+                Ok(answer) => {
+                    outage.back();
+                    self.backoff.reset();
+                    return Ok(answer);
+                }
+                Err(failure) => match failure.fault {
+                    Fault::Connection | Fault::WrongNode | Fault::Resource => outage.away(&failure)?,
+                    Fault::Transaction | Fault::Lock | Fault::Statement => log::debug!("{failure}"),
+                    fault => return Err(Stop::new(fault.exit_code(), format!("database: {failure}")).into()),
+                },
+            }
+            self.pause()?;
+        }
+    }
+
+    /// Repeats a call to Kafka while the brokers are away, and for `grace` while a topic is missing.
+    pub fn kafka<T>(
+        &mut self,
+        outage: &Outage,
+        grace: Duration,
+        mut call: impl FnMut() -> Result<T, SourceFault>,
+    ) -> Result<T, NotStarted> {
+        let mut missing_since: Option<Instant> = None;
+        loop {
+            match call() {
+                Ok(answer) => {
+                    outage.back();
+                    self.backoff.reset();
+                    return Ok(answer);
+                }
+                Err(fault @ SourceFault::Away(_)) => outage.away(&fault)?,
+                Err(fault @ SourceFault::MissingTopic(_)) => match missing_since {
+                    Some(since) if since.elapsed() >= grace => return Err(Stop::from(fault).into()),
+                    Some(_) => {}
+                    None => {
+                        log::warn!("{fault}; waiting for it");
+                        missing_since = Some(Instant::now());
+                        // A grace of nothing is no grace.
+                        if grace.is_zero() {
+                            return Err(Stop::from(fault).into());
+                        }
+                    }
+                },
+                Err(fault) => return Err(Stop::from(fault).into()),
+            }
+            self.pause()?;
+        }
+    }
+
+    fn pause(&mut self) -> Result<(), NotStarted> {
+        // At most a second: an operator who starts the server wants to see the worker start.
+        let delay = self.backoff.next_delay().min(Duration::from_secs(1));
+        if self.shutdown.sleep(delay) { Err(NotStarted::Asked) } else { Ok(()) }
+    }
+}
+
+/// Opens the database, and creates or checks the tables as the configuration says.
+pub fn open_database(
+    config: &Config,
+    owner: &str,
+    outage: &Outage,
+    patience: &mut Patience<'_>,
+) -> Result<Database, NotStarted> {
+    let database = patience.database(outage, || Database::open(config, owner))?;
+    if config.schema.manage == Manage::Create {
+        let made = create(&database, outage, patience)?.made;
+        if !made.is_empty() {
+            log::info!("created {}", made.join(", "));
+        }
+    }
+    if config.schema.manage != Manage::Off {
+        let findings = patience.database(outage, || database.validate())?;
+        if let Some(worst) = findings.first() {
+            let more = match findings.len() {
+                1 => String::new(),
+                n => format!(" (and {} more; see: stock-db-writer check)", n - 1),
+            };
+            return Err(Stop::new(worst.code, format!("database: {}{more}", worst.message)).into());
+        }
+    }
+    Ok(database)
+}
+
+/// Creates what is missing of the tables.
+pub fn create(database: &Database, outage: &Outage, patience: &mut Patience<'_>) -> Result<InitOutcome, NotStarted> {
+    let outcome = patience.database(outage, || match database.init() {
+        Ok(outcome) => Ok(Ok(outcome)),
+        Err(InitFailure::Database(failure)) => Err(failure),
+        Err(InitFailure::Stop(stop)) => Ok(Err(stop)),
+    })?;
+    Ok(outcome?)
+}
+
+/// Connects to Kafka.
+pub fn open_kafka(config: &Config, outage: &Outage, patience: &mut Patience<'_>) -> Result<KrafkaSource, NotStarted> {
+    patience.kafka(outage, config.schema.grace, || KrafkaSource::connect(&config.kafka))
+}
+
+/// The configured topics as the brokers know them, and the cluster they are in.
+pub fn describe(source: &mut dyn Source, topics: &[Arc<str>]) -> Result<(String, Topics), SourceFault> {
+    Ok((source.cluster_id()?, source.topics(topics)?))
+}
+
+/// Topics by name.
+pub type Topics = BTreeMap<Arc<str>, TopicState>;
+
+/// Every partition of these topics that this configuration reads.
+pub fn partitions(config: &Config, topics: &Topics) -> Vec<TopicPartition> {
+    let mut partitions = Vec::new();
+    for (topic, state) in topics {
+        let all = 0..state.partitions;
+        match &config.kafka.assignment {
+            AssignmentMode::Partitions(listed) => {
+                partitions
+                    .extend(listed.iter().filter(|n| all.contains(n)).map(|n| TopicPartition::new(topic.clone(), *n)));
+            }
+            _ => partitions.extend(all.map(|number| TopicPartition::new(topic.clone(), number))),
+        }
+    }
+    partitions
+}
+
+/// Makes the first rows of topics that have none yet, where `kafka.start_at` says.
+pub fn first_rows(
+    config: &Config,
+    source: &mut dyn Source,
+    ledger: &mut dyn Ledger,
+    outages: (&Outage, &Outage),
+    patience: &mut Patience<'_>,
+    topics: &[Arc<str>],
+) -> Result<(String, Topics), NotStarted> {
+    let (database, kafka) = outages;
+    loop {
+        let (cluster_id, states) = patience.kafka(kafka, config.schema.grace, || describe(&mut *source, topics))?;
+        let mut resolve = |new: &[Arc<str>]| {
+            let mut starts = Vec::new();
+            for topic in new {
+                let Some(state) = states.get(topic) else { continue };
+                let all: Vec<_> =
+                    (0..state.partitions).map(|number| TopicPartition::new(topic.clone(), number)).collect();
+                let identity = LogIdentity { cluster_id: Some(cluster_id.clone()), topic_id: state.topic_id };
+                for (partition, next) in source.start_offsets(&all, config.kafka.start_at)? {
+                    starts.push(Start { partition, next, identity: identity.clone() });
+                }
+            }
+            Ok(starts)
+        };
+        let started = patience.database(database, || match ledger.start(topics, &mut resolve) {
+            Ok(()) => Ok(None),
+            Err(StartFailure::Database(failure)) => Err(failure),
+            Err(StartFailure::Resolve(stop)) => Ok(Some(stop)),
+        })?;
+        match started {
+            None => return Ok((cluster_id, states)),
+            // The brokers went away in between.
+            Some(stop) if stop.code == ExitCode::ServerAway => kafka.away(&stop)?,
+            Some(stop) => return Err(stop.into()),
+        }
+        patience.pause()?;
+    }
+}
+
+/// Where each partition ends now, as far as this configuration may read.
+pub fn ends(
+    source: &mut dyn Source,
+    partitions: &[TopicPartition],
+) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
+    Ok(source.bounds(partitions)?.into_iter().map(|(partition, bounds)| (partition, bounds.last_stable)).collect())
+}

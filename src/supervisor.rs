@@ -1,0 +1,191 @@
+//! Starts the threads of `run` and waits for the first of them to end.
+//!
+//! Whoever ends first ends the process: by error, by panic or by surprise. A graceful stop closes the channels in the
+//! direction of the data; it saves work, never data, so it has a deadline and nothing depends on it.
+
+use crate::claimer;
+use crate::config::{AssignmentMode, Config};
+use crate::consumer::{self, Ended, Wiring};
+use crate::exit::{ExitCode, Stop};
+use crate::heartbeat::Heartbeat;
+use crate::ledger::Ledger;
+use crate::outage::Outage;
+use crate::shutdown::Shutdown;
+use crate::startup::{self, NotStarted, Patience};
+use crate::watchdog;
+use crate::writer::{self, Shared};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After a stop is asked for, everything has ended by then.
+const STOP_MAX: Duration = Duration::from_secs(9);
+
+/// What a thread's end means.
+type End = Result<Option<Ended>, Stop>;
+
+/// Runs the worker. `bounded`: until the end offsets captured at start.
+pub fn run(config: Config, bounded: bool) -> Result<(), Stop> {
+    let shutdown = Shutdown::new();
+    let (ends_tx, ends_rx) = bounded_ends(&config);
+    let signals_rx = signals()?;
+    {
+        let (shutdown, ends_tx) = (shutdown.clone(), ends_tx.clone());
+        spawn("consumer", ends_tx.clone(), move || work(&config, bounded, &shutdown, &ends_tx).map(Some))?;
+    }
+    // The supervisor keeps no end of this channel.
+    drop(ends_tx);
+    supervise(bounded, &shutdown, &ends_rx, &signals_rx)
+}
+
+fn supervise(
+    bounded: bool,
+    shutdown: &Shutdown,
+    ends_rx: &Receiver<End>,
+    signals_rx: &Receiver<i32>,
+) -> Result<(), Stop> {
+    let mut deadline = never();
+    let stopped = |bounded: bool| match bounded {
+        true => Err(Stop::new(ExitCode::TryLater, "stopped by a signal before the end was reached; run it again")),
+        false => Ok(()),
+    };
+    loop {
+        select! {
+            recv(ends_rx) -> end => match end {
+                Ok(Ok(Some(Ended::ReachedEnds))) => return Ok(()),
+                Ok(Ok(Some(Ended::Asked))) => return stopped(bounded),
+                // A helper's orderly end: its channel was closed by the consumer, who speaks last.
+                Ok(Ok(None)) => {}
+                Ok(Err(stop)) => return Err(stop),
+                Err(_) => return Err(Stop::new(ExitCode::InvariantBroken, "all threads have ended without a word")),
+            },
+            recv(signals_rx) -> signal => {
+                let signal = signal.unwrap_or(SIGTERM);
+                if shutdown.is_triggered() {
+                    let code = if signal == SIGINT { ExitCode::Interrupted } else { ExitCode::Terminated };
+                    return Err(Stop::new(code, "second signal, ending at once; what was not committed is read again"));
+                }
+                log::info!("stopping: finishing what is open; a second signal ends at once");
+                shutdown.trigger();
+                deadline = after(STOP_MAX);
+            },
+            recv(deadline) -> _ => {
+                log::warn!("not everything has ended in time; what was not committed is read again");
+                return stopped(bounded);
+            },
+        }
+    }
+}
+
+/// One end for each thread that can speak: consumer, claimer, watchdog, writers.
+fn bounded_ends(config: &Config) -> (Sender<End>, Receiver<End>) {
+    bounded(config.writers.count + 3)
+}
+
+fn signals() -> Result<Receiver<i32>, Stop> {
+    let failed = |error: std::io::Error| Stop::new(ExitCode::InvariantBroken, format!("handling signals: {error}"));
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let (signals_tx, signals_rx) = bounded(4);
+    let forward = move || {
+        for signal in signals.forever() {
+            if signals_tx.send(signal).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(forward).map_err(failed)?;
+    Ok(signals_rx)
+}
+
+fn spawn(name: &str, ends_tx: Sender<End>, work: impl FnOnce() -> End + Send + 'static) -> Result<(), Stop> {
+    let shown = name.to_owned();
+    let body = move || {
+        let end = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            Err(Stop::new(ExitCode::InvariantBroken, format!("thread {shown} panicked; its message is above")))
+        });
+        // The supervisor has gone only if the process is ending.
+        let _ = ends_tx.send(end);
+    };
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+    spawned.map(|_| ()).map_err(|error| Stop::new(ExitCode::ServerAway, format!("starting thread {name}: {error}")))
+}
+
+/// Everything from the first connection to the last offset, on the consumer's thread.
+fn work(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sender<End>) -> Result<Ended, Stop> {
+    match prepared(config, bounded, shutdown, ends_tx) {
+        Err(NotStarted::Asked) => Ok(Ended::Asked),
+        Err(NotStarted::Stop(stop)) => Err(stop),
+        Ok(ended) => Ok(ended),
+    }
+}
+
+fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sender<End>) -> Result<Ended, NotStarted> {
+    let outage_max = startup::outage_max(config, bounded);
+    let owner = startup::owner_name();
+    log::info!("starting version={} pipeline={:?} owner={owner}", env!("CARGO_PKG_VERSION"), config.pipeline);
+    let shared = Arc::new(Shared::new(config, owner.clone(), Outage::new("database", outage_max)));
+    let kafka = Outage::new("kafka", outage_max);
+    let mut patience = Patience::new(config, shutdown);
+
+    let database = startup::open_database(config, &owner, &shared.database, &mut patience)?;
+    let mut source = startup::open_kafka(config, &kafka, &mut patience)?;
+    let mut ledger = database.ledger();
+    let exclusive = config.kafka.assignment != AssignmentMode::Group;
+    let keeps_lock = bounded || exclusive;
+    if keeps_lock && !patience.database(&shared.database, || ledger.lock_pipeline())? {
+        let message = format!("another run holds pipeline {:?}; run this one again later", config.pipeline);
+        return Err(Stop::new(ExitCode::TryLater, message).into());
+    }
+    let topics: Vec<Arc<str>> = config.topics.iter().map(|topic| Arc::from(topic.name.as_str())).collect();
+    let outages = (&shared.database, &kafka);
+    let (_, states) = startup::first_rows(config, &mut source, &mut ledger, outages, &mut patience, &topics)?;
+    let ends = if bounded {
+        let partitions = startup::partitions(config, &states);
+        Some(patience.kafka(&kafka, config.schema.grace, || startup::ends(&mut source, &partitions))?)
+    } else {
+        None
+    };
+
+    // One batch at each writer and one on its way to it: a writer never waits for the consumer.
+    let dispatches_max = config.writers.count * 2;
+    let (dispatches_tx, dispatches_rx) = crossbeam_channel::bounded(config.writers.count);
+    let (durables_tx, durables_rx) = crossbeam_channel::bounded(dispatches_max);
+    let mut heartbeats = Vec::new();
+    for writer_idx in 0..config.writers.count {
+        let name = format!("writer-{writer_idx}");
+        let heartbeat = Arc::new(Heartbeat::new(name.clone()));
+        heartbeats.push(heartbeat.clone());
+        let mut sink = database.sink(heartbeat.clone());
+        let (shared, dispatches_rx, durables_tx) = (shared.clone(), dispatches_rx.clone(), durables_tx.clone());
+        spawn(&name, ends_tx.clone(), move || {
+            writer::run(&shared, &mut sink, &heartbeat, &dispatches_rx, &durables_tx).map(|()| None)
+        })?;
+    }
+    // A channel closes when its threads end, so this thread keeps no further end of these.
+    drop((dispatches_rx, durables_tx));
+    let (claims, desk) = claimer::channels();
+    {
+        let (shared, shutdown) = (shared.clone(), shutdown.clone());
+        spawn("claimer", ends_tx.clone(), move || {
+            claimer::run(&mut ledger, &desk, &shared.database, keeps_lock, &shutdown).map(|()| None)
+        })?;
+    }
+    {
+        let (soft, shutdown) = (config.database.statement_timeout + Duration::from_secs(5), shutdown.clone());
+        let hard = config.database.statement_timeout * 2 + Duration::from_secs(10);
+        spawn("watchdog", ends_tx.clone(), move || watchdog::run(&heartbeats, soft, hard, &shutdown).map(|()| None))?;
+    }
+    let wiring = Wiring {
+        dispatches_tx,
+        durables_rx,
+        dispatches_max,
+        claims,
+        shared,
+        ends,
+        outage_max,
+        shutdown: shutdown.clone(),
+    };
+    Ok(consumer::run(&mut source, config, wiring)?)
+}

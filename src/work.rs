@@ -1,0 +1,135 @@
+//! A batch, decoded: what one transaction writes, and what became of each record.
+//!
+//! Pure. Rows are in the order in which they are sent, so that the line of a COPY that PostgreSQL refuses names its row.
+
+use crate::batch::Batch;
+use crate::decode::decode;
+use crate::decode::settings::Settings;
+use crate::row::{Class, DeadLetter, Decoded, Fate, Origin, Skip};
+use std::collections::BTreeMap;
+
+/// What became of the records of one interval.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Tally {
+    /// Records of which at least one element became a row.
+    pub records_rows: u64,
+    /// Records of which none did, and at least one became a dead letter.
+    pub records_dead: u64,
+    /// Records that were rightly skipped.
+    pub records_skipped: u64,
+    /// Rows, metrics included.
+    pub rows: u64,
+    /// Dead letters, counted by element.
+    pub dead_letters: u64,
+}
+
+impl Tally {
+    /// Records with any fate.
+    pub fn records(&self) -> u64 {
+        self.records_rows + self.records_dead + self.records_skipped
+    }
+}
+
+/// How each topic is read.
+pub type TopicSettings = BTreeMap<String, Settings>;
+
+/// What one transaction writes.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// Where it came from.
+    pub batch: &'a Batch,
+    /// Prices by (symbol, timestamp), metrics by (symbol, window, offset), dead letters by origin. Of several rows for
+    /// one window only the last is to be written.
+    pub decoded: Decoded<'a>,
+    fates: Vec<Fate>,
+}
+
+impl<'a> Work<'a> {
+    /// Decodes every record of a batch, each by its topic's settings.
+    pub fn decode(batch: &'a Batch, topics: &TopicSettings) -> Self {
+        let mut work = Work { batch, decoded: Decoded::default(), fates: Vec::with_capacity(batch.len()) };
+        work.decoded.prices.reserve(batch.len());
+        let by_interval: Vec<&Settings> = batch
+            .intervals()
+            .iter()
+            .map(|interval| topics.get(&*interval.partition.topic).expect("only configured topics are read"))
+            .collect();
+        for record_idx in 0..batch.len() {
+            let (interval_idx, record) = batch.record(record_idx);
+            let fate = decode(&record, record_idx as u32, by_interval[interval_idx], &mut work.decoded);
+            work.fates.push(fate);
+        }
+        let Decoded { prices, metrics, .. } = &mut work.decoded;
+        // Neighbours in the index are then neighbours in the COPY: a fifth to a quarter less work for the server.
+        prices.sort_unstable_by(|a, b| (&a.symbol, a.timestamp, a.origin).cmp(&(&b.symbol, b.timestamp, b.origin)));
+        metrics.sort_unstable_by(|a, b| {
+            (&a.symbol, a.window_start, a.window_end, a.origin).cmp(&(
+                &b.symbol,
+                b.window_start,
+                b.window_end,
+                b.origin,
+            ))
+        });
+        work
+    }
+
+    /// Makes a dead letter of a row that PostgreSQL has refused. `false` if there is no such row.
+    pub fn refuse(&mut self, origin: Origin, sqlstate: &str) -> bool {
+        let Decoded { prices, metrics, dead_letters } = &mut self.decoded;
+        let before = prices.len() + metrics.len();
+        prices.retain(|row| row.origin != origin);
+        metrics.retain(|row| row.origin != origin);
+        if prices.len() + metrics.len() == before {
+            return false;
+        }
+        let has_row = prices.iter().map(|row| row.origin).chain(metrics.iter().map(|row| row.origin));
+        if !has_row.into_iter().any(|other| other.record_idx == origin.record_idx) {
+            self.fates[origin.record_idx as usize] = Fate::DeadLetter;
+        }
+        let letter = DeadLetter {
+            origin,
+            class: Class::Database,
+            code: sqlstate.to_owned(),
+            reason: format!("PostgreSQL refused the row with SQLSTATE {sqlstate}"),
+        };
+        let place = dead_letters.partition_point(|other| other.origin < origin);
+        dead_letters.insert(place, letter);
+        true
+    }
+
+    /// What became of the records, one for each of the batch's intervals, in their order.
+    pub fn tallies(&self) -> Vec<Tally> {
+        let mut tallies = vec![Tally::default(); self.batch.intervals().len()];
+        for (record_idx, fate) in self.fates.iter().enumerate() {
+            let tally = &mut tallies[self.interval_of(record_idx as u32)];
+            match fate {
+                Fate::Rows => tally.records_rows += 1,
+                Fate::DeadLetter => tally.records_dead += 1,
+                Fate::Skip(_) => tally.records_skipped += 1,
+            }
+        }
+        let Decoded { prices, metrics, dead_letters } = &self.decoded;
+        for origin in prices.iter().map(|row| row.origin).chain(metrics.iter().map(|row| row.origin)) {
+            tallies[self.interval_of(origin.record_idx)].rows += 1;
+        }
+        for letter in dead_letters {
+            tallies[self.interval_of(letter.origin.record_idx)].dead_letters += 1;
+        }
+        tallies
+    }
+
+    /// Skipped records by reason.
+    pub fn skipped(&self) -> BTreeMap<Skip, u64> {
+        let mut skipped = BTreeMap::new();
+        for fate in &self.fates {
+            if let Fate::Skip(reason) = fate {
+                *skipped.entry(*reason).or_default() += 1;
+            }
+        }
+        skipped
+    }
+
+    fn interval_of(&self, record_idx: u32) -> usize {
+        self.batch.record(record_idx as usize).0
+    }
+}

@@ -1,0 +1,323 @@
+//! A writer thread: takes batches, makes one transaction of each, and answers what became of it.
+//!
+//! It follows the outcome table of the protocol and owns every retry of a batch; it knows neither Kafka nor the
+//! database's client. It holds database locks while it waits for its turn, which is why it obeys the lane's lock rule.
+
+use crate::backoff::Backoff;
+use crate::batch::Batch;
+use crate::config::{Config, Retry};
+use crate::delivery::{Discard, Dispatch, Settlement};
+use crate::exit::{ExitCode, Stop};
+use crate::fault::{Failure, Fault};
+use crate::heartbeat::{Doing, Heartbeat};
+use crate::lane::{Lane, Passage, Seq};
+use crate::outage::Outage;
+use crate::sink::{CommitFailure, Durable, Sink, Verdict, judge};
+use crate::stats::{InDoubt, Stats, add};
+use crate::work::{TopicSettings, Work};
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A batch with more refused rows than this is a schema problem, not bad data.
+const REFUSED_ROWS_MAX: u32 = 100;
+/// Pause between tries after a fault that an operator has to mend.
+const OPERATOR_PAUSE: Duration = Duration::from_secs(5);
+
+/// What all writers of a process share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The turnstile.
+    pub lane: Lane,
+    /// The counters.
+    pub stats: Stats,
+    /// Whether the database is away.
+    pub database: Outage,
+    /// How each topic is read.
+    pub topics: TopicSettings,
+    /// How this process calls itself in the database.
+    pub owner: String,
+    /// How failures are retried.
+    pub retry: Retry,
+    /// How long locks are held while waiting for the turn.
+    pub hold_max: Duration,
+    /// How long a wrong schema or a missing privilege is waited for.
+    pub grace: Duration,
+}
+
+impl Shared {
+    /// What the configuration says, and nothing written yet.
+    pub fn new(config: &Config, owner: String, database: Outage) -> Self {
+        let topics = config.topics.iter().map(|topic| (topic.name.clone(), topic.settings.clone())).collect();
+        Shared {
+            lane: Lane::new(),
+            stats: Stats::default(),
+            database,
+            topics,
+            owner,
+            retry: config.retry,
+            hold_max: config.writers.hold_max,
+            grace: config.schema.grace,
+        }
+    }
+}
+
+/// Writes batches until their channel closes.
+pub fn run(
+    shared: &Shared,
+    sink: &mut dyn Sink,
+    heartbeat: &Arc<Heartbeat>,
+    dispatches_rx: &Receiver<Dispatch>,
+    durables_tx: &Sender<Settlement>,
+) -> Result<(), Stop> {
+    for Dispatch { seq, batch } in dispatches_rx {
+        let settlement = Attempt::new(shared, sink, seq).write(&batch)?;
+        heartbeat.enter(Doing::Waiting);
+        // Kept until the answer is on its way: what it takes in memory is counted as in flight until then.
+        drop(batch);
+        if durables_tx.send(settlement).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Everything that is tried for one batch.
+struct Attempt<'a> {
+    shared: &'a Shared,
+    sink: &'a mut dyn Sink,
+    seq: Seq,
+    backoff: Backoff,
+    resource_backoff: Backoff,
+    tries: u32,
+    refused: u32,
+    // Since when the tables or our privileges are not as they should be.
+    unusable_since: Option<Instant>,
+}
+
+/// What follows a step.
+enum Next {
+    Again,
+    Settled(Settlement),
+}
+
+impl<'a> Attempt<'a> {
+    fn new(shared: &'a Shared, sink: &'a mut dyn Sink, seq: Seq) -> Self {
+        Attempt {
+            shared,
+            sink,
+            seq,
+            backoff: Backoff::unseeded(shared.retry.initial, shared.retry.max),
+            resource_backoff: Backoff::unseeded(OPERATOR_PAUSE, shared.retry.max.max(OPERATOR_PAUSE)),
+            tries: 0,
+            refused: 0,
+            unusable_since: None,
+        }
+    }
+
+    fn write(mut self, batch: &Batch) -> Result<Settlement, Stop> {
+        let mut work = Work::decode(batch, &self.shared.topics);
+        loop {
+            if let Next::Settled(settlement) = self.transaction(&mut work)? {
+                return Ok(settlement);
+            }
+            self.tries += 1;
+            add(&self.shared.stats.retries, 1);
+            let tries_max = self.shared.retry.attempts_max;
+            if tries_max > 0 && self.tries >= tries_max {
+                let message = format!("database: a batch failed {} times (retry.attempts_max)", self.tries);
+                return Err(Stop::new(ExitCode::ServerAway, message));
+            }
+        }
+    }
+
+    fn transaction(&mut self, work: &mut Work<'_>) -> Result<Next, Stop> {
+        let lane = &self.shared.lane;
+        if !lane.wait_to_start(self.seq) {
+            return Ok(self.discarded(Discard::Cancelled));
+        }
+        if let Err(failure) = self.sink.stage(work) {
+            return self.failed(failure, Some(work));
+        }
+        match lane.wait_for_turn(self.seq, self.shared.hold_max) {
+            Passage::Turn => {}
+            Passage::Yield | Passage::HeldTooLong => {
+                self.sink.rollback();
+                return Ok(Next::Again);
+            }
+            Passage::Cancelled => {
+                self.sink.rollback();
+                return Ok(self.discarded(Discard::Cancelled));
+            }
+        }
+        match self.sink.advance(work) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.sink.rollback();
+                return self.resolve(work, false);
+            }
+            Err(failure) => return self.failed(failure, None),
+        }
+        match self.sink.commit(self.seq, work.batch) {
+            Ok(durable) => {
+                self.shared.database.back();
+                Ok(self.durable(durable, work))
+            }
+            Err(CommitFailure::NotApplied(failure)) => self.failed(failure, None),
+            Err(CommitFailure::InDoubt(failure)) => {
+                log::warn!("commit in doubt seq={} cause={failure}", self.seq.0);
+                self.sink.disconnect();
+                self.shared.database.away(&failure)?;
+                self.resolve(work, true)
+            }
+        }
+    }
+
+    fn durable(&mut self, durable: Durable, work: &Work<'_>) -> Next {
+        self.shared.lane.advance(self.seq);
+        self.shared.stats.durable(work);
+        Next::Settled(Settlement::Durable(durable))
+    }
+
+    fn discarded(&self, cause: Discard) -> Next {
+        Next::Settled(Settlement::Discarded { seq: self.seq, cause })
+    }
+
+    /// Asks the database what is true, until it answers, and acts on it.
+    fn resolve(&mut self, work: &Work<'_>, in_doubt: bool) -> Result<Next, Stop> {
+        let (shared, seq) = (self.shared, self.seq);
+        let resolved = |outcome: InDoubt| {
+            if in_doubt {
+                shared.stats.resolved(outcome);
+                log::info!("commit in doubt resolved outcome={} seq={}", outcome.as_str(), seq.0);
+            }
+        };
+        let truth = loop {
+            if self.shared.lane.is_cancelled(self.seq) {
+                resolved(InDoubt::Discarded);
+                return Ok(self.discarded(Discard::Cancelled));
+            }
+            match self.sink.truth(work.batch) {
+                Ok(truth) => break truth,
+                Err(failure) => match self.failed(failure, None)? {
+                    Next::Again => {}
+                    settled => {
+                        resolved(InDoubt::Discarded);
+                        return Ok(settled);
+                    }
+                },
+            }
+        };
+        self.shared.database.back();
+        let verdict = judge(work.batch.intervals(), &truth);
+        resolved(match verdict {
+            Verdict::Applied => InDoubt::Applied,
+            Verdict::NotApplied => InDoubt::NotApplied,
+            _ => InDoubt::Discarded,
+        });
+        Ok(match verdict {
+            Verdict::Applied => self.durable(Durable::witnessed(self.seq, work.batch), work),
+            Verdict::NotApplied => Next::Again,
+            // Our own newer claim: whoever made it knows what is true.
+            Verdict::Fenced(fenced) if fenced.iter().all(|(_, truth)| truth.owner == self.shared.owner) => {
+                self.discarded(Discard::Cancelled)
+            }
+            Verdict::Fenced(fenced) => {
+                for (partition, truth) in &fenced {
+                    add(&self.shared.stats.fenced, 1);
+                    let (owner, epoch) = (&truth.owner, truth.epoch.0);
+                    log::warn!("fenced partition={partition} owner={owner} epoch={epoch}: nothing of ours was written");
+                }
+                self.discarded(Discard::Fenced(fenced))
+            }
+            Verdict::Rewound(partition, next) => {
+                add(&self.shared.stats.rewinds, 1);
+                let next = next.map_or("none".to_owned(), |next| next.to_string());
+                log::warn!(
+                    "rewind partition={partition} next_offset={next}: the database is behind what it had confirmed"
+                );
+                self.discarded(Discard::Disagreement)
+            }
+            Verdict::Mixed => {
+                log::warn!("offset rows of one batch contradict each other, reading them again seq={}", self.seq.0);
+                self.discarded(Discard::Disagreement)
+            }
+            Verdict::Impossible(partition, next) => {
+                return Err(Stop::new(
+                    ExitCode::InvariantBroken,
+                    format!(
+                        "partition {partition} stands at {next}, inside a batch: writer_offsets was changed by hand?"
+                    ),
+                ));
+            }
+        })
+    }
+
+    /// Decides by the table of faults. Waits where waiting helps; what stops the process is the error.
+    fn failed(&mut self, failure: Failure, work: Option<&mut Work<'_>>) -> Result<Next, Stop> {
+        let shared = self.shared;
+        log::debug!("seq={} fault={:?}: {failure}", self.seq.0, failure.fault);
+        let pause = match failure.fault {
+            Fault::Connection | Fault::WrongNode => {
+                self.sink.disconnect();
+                shared.database.away(&failure)?;
+                self.backoff.next_delay()
+            }
+            Fault::Resource => {
+                self.sink.rollback();
+                shared.database.away(&failure)?;
+                self.resource_backoff.next_delay()
+            }
+            Fault::Transaction | Fault::Lock | Fault::Statement => {
+                self.sink.rollback();
+                if failure.fault != Fault::Statement && shared.lane.is_head(self.seq) {
+                    shared.lane.yield_to(self.seq);
+                    add(&shared.stats.yields, 1);
+                }
+                self.backoff.next_delay()
+            }
+            Fault::Record | Fault::UniqueKey => {
+                self.sink.rollback();
+                self.refuse(&failure, work)?;
+                return Ok(Next::Again);
+            }
+            Fault::Schema | Fault::Permission => {
+                self.sink.disconnect();
+                let since = *self.unusable_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= shared.grace {
+                    return Err(stop(&failure));
+                }
+                shared.database.away(&failure)?;
+                self.resource_backoff.next_delay().min(shared.grace)
+            }
+            Fault::DatabaseGone | Fault::Bug | Fault::Corruption | Fault::Unlisted => return Err(stop(&failure)),
+        };
+        if shared.lane.sleep(self.seq, pause) {
+            return Ok(self.discarded(Discard::Cancelled));
+        }
+        Ok(Next::Again)
+    }
+
+    fn refuse(&mut self, failure: &Failure, work: Option<&mut Work<'_>>) -> Result<(), Stop> {
+        let (Some(origin), Some(work)) = (failure.origin, work) else { return Err(stop(failure)) };
+        self.refused += 1;
+        if self.refused > REFUSED_ROWS_MAX || !work.refuse(origin, failure.sqlstate.as_deref().unwrap_or("")) {
+            let first = work.batch.intervals().first().map(|i| format!("{} at {}", i.partition, i.from));
+            let place = first.unwrap_or_default();
+            return Err(Stop::new(
+                ExitCode::DataNeedsDecision,
+                format!(
+                    "PostgreSQL refuses many rows of the batch from {place}: {failure}; compare the table with schema.sql"
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn stop(failure: &Failure) -> Stop {
+    Stop::new(failure.fault.exit_code(), format!("database: {failure}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! The outcome table, with a sink that fails as it is told to.
+
+use super::*;
+use crate::batch::{Batcher, Epoch, Incoming, Limits};
+use crate::config::Sources;
+use crate::record::{NextOffset, Offset, TopicPartition};
+use crate::row::Origin;
+use crate::sink::Truth;
+use std::collections::{BTreeMap, VecDeque};
+
+const QUOTE: &[u8] = br#"{"symbol":"AAPL","price":1.5,"timestamp":1704207845}"#;
+
+/// Answers from its lists, in order; where a list is empty, all is well.
+#[derive(Default)]
+struct Scripted {
+    stages: VecDeque<Failure>,
+    advances: VecDeque<Result<bool, Failure>>,
+    commits: VecDeque<CommitFailure>,
+    truths: VecDeque<Result<(i64, i64, &'static str), Failure>>,
+    calls: Vec<&'static str>,
+    // Rows and dead letters of the last `stage`.
+    staged: (usize, usize),
+}
+
+impl Sink for Scripted {
+    fn stage(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        self.calls.push("stage");
+        self.staged = (work.decoded.prices.len(), work.decoded.dead_letters.len());
+        self.stages.pop_front().map_or(Ok(()), Err)
+    }
+
+    fn advance(&mut self, _: &Work<'_>) -> Result<bool, Failure> {
+        self.calls.push("advance");
+        self.advances.pop_front().unwrap_or(Ok(true))
+    }
+
+    fn commit(&mut self, seq: Seq, batch: &Batch) -> Result<Durable, CommitFailure> {
+        self.calls.push("commit");
+        self.commits.pop_front().map_or_else(|| Ok(Durable::witnessed(seq, batch)), Err)
+    }
+
+    fn rollback(&mut self) {
+        self.calls.push("rollback");
+    }
+
+    fn truth(&mut self, batch: &Batch) -> Result<BTreeMap<TopicPartition, Truth>, Failure> {
+        self.calls.push("truth");
+        let (next, epoch, owner) = self.truths.pop_front().expect("the test says what is true")?;
+        let truth = Truth { next: NextOffset(next), epoch: Epoch(epoch), owner: owner.to_owned() };
+        Ok(batch.intervals().iter().map(|interval| (interval.partition.clone(), truth.clone())).collect())
+    }
+
+    fn disconnect(&mut self) {
+        self.calls.push("disconnect");
+    }
+}
+
+fn failure(fault: Fault, sqlstate: Option<&str>) -> Failure {
+    Failure { fault, sqlstate: sqlstate.map(str::to_owned), message: "planned".to_owned(), origin: None }
+}
+
+fn lost() -> Failure {
+    failure(Fault::Connection, None)
+}
+
+fn shared() -> Shared {
+    let sources = Sources { set: vec!["retry.initial_ms=1".to_owned()], ..Sources::default() };
+    let config = Config::load(&sources).expect("the defaults are right");
+    Shared::new(&config, "me".to_owned(), Outage::new("database", None))
+}
+
+/// Offsets 10 and 11, claimed under epoch 3.
+fn batch() -> Batch {
+    let limits = Limits { rows_max: 9, bytes_max: 9999, linger: Duration::ZERO, message_bytes_max: 9999 };
+    let (mut batcher, partition) = (Batcher::new(limits), TopicPartition::new("stock_prices", 0));
+    batcher.follow(partition.clone(), Epoch(3), NextOffset(10));
+    for offset in [10, 11] {
+        let record = Incoming { offset: Offset(offset), timestamp_ms: Some(0), key: None, value: Some(QUOTE) };
+        batcher.push(&partition, record, Instant::now());
+    }
+    batcher.seal().expect("two records were pushed")
+}
+
+fn write_with(shared: &Shared, sink: &mut Scripted) -> Result<Settlement, Stop> {
+    Attempt::new(shared, sink, Seq(0)).write(&batch())
+}
+
+/// Writes one batch; says whether it became durable, and the calls made.
+fn write(mut sink: Scripted) -> (bool, Vec<&'static str>) {
+    let settlement = write_with(&shared(), &mut sink).expect("nothing here stops the process");
+    (matches!(settlement, Settlement::Durable(_)), sink.calls)
+}
+
+#[test]
+fn a_batch_is_staged_advanced_and_committed_in_that_order() {
+    assert_eq!(write(Scripted::default()), (true, vec!["stage", "advance", "commit"]));
+}
+
+#[test]
+fn a_connection_lost_before_commit_is_redone_without_asking() {
+    let sink = Scripted { advances: [Err(lost())].into(), ..Scripted::default() };
+    let again = ["stage", "advance", "disconnect", "stage", "advance", "commit"];
+    assert_eq!(write(sink), (true, again.to_vec()));
+}
+
+#[test]
+fn a_commit_in_doubt_that_was_applied_is_not_written_again() {
+    let commits = [CommitFailure::InDoubt(lost())].into();
+    let sink = Scripted { commits, truths: [Ok((12, 3, "me"))].into(), ..Scripted::default() };
+    assert_eq!(write(sink), (true, vec!["stage", "advance", "commit", "disconnect", "truth"]));
+}
+
+#[test]
+fn a_commit_in_doubt_that_was_not_applied_is_written_again() {
+    let commits = [CommitFailure::InDoubt(lost())].into();
+    let sink = Scripted { commits, truths: [Err(lost()), Ok((10, 3, "me"))].into(), ..Scripted::default() };
+    let again =
+        ["stage", "advance", "commit", "disconnect", "truth", "disconnect", "truth", "stage", "advance", "commit"];
+    assert_eq!(write(sink), (true, again.to_vec()));
+}
+
+#[test]
+fn an_error_in_answer_to_commit_means_not_applied() {
+    let refused = CommitFailure::NotApplied(failure(Fault::Transaction, Some("40001")));
+    let sink = Scripted { commits: [refused].into(), ..Scripted::default() };
+    let again = ["stage", "advance", "commit", "rollback", "stage", "advance", "commit"];
+    assert_eq!(write(sink), (true, again.to_vec()));
+}
+
+#[test]
+fn a_zombie_discards_its_batch_and_counts_it() {
+    let (shared, truths) = (shared(), [Ok((10, 4, "other"))].into());
+    let mut sink = Scripted { advances: [Ok(false)].into(), truths, ..Scripted::default() };
+    let settlement = write_with(&shared, &mut sink).expect("being fenced stops nothing here");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Fenced(_), .. }));
+    assert_eq!(shared.stats.fenced.into_inner(), 1);
+    assert_eq!(sink.calls, ["stage", "advance", "rollback", "truth"]);
+}
+
+#[test]
+fn our_own_newer_claim_only_discards() {
+    let mut sink = Scripted { advances: [Ok(false)].into(), truths: [Ok((10, 4, "me"))].into(), ..Scripted::default() };
+    let settlement = write_with(&shared(), &mut sink).expect("nothing stops");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Cancelled, .. }));
+}
+
+#[test]
+fn a_database_that_went_back_discards_and_asks_for_the_truth() {
+    let shared = shared();
+    let mut sink = Scripted { advances: [Ok(false)].into(), truths: [Ok((4, 3, "me"))].into(), ..Scripted::default() };
+    let settlement = write_with(&shared, &mut sink).expect("a rewind stops nothing");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Disagreement, .. }));
+    assert_eq!(shared.stats.rewinds.into_inner(), 1);
+}
+
+#[test]
+fn a_position_inside_the_batch_ends_the_process() {
+    let mut sink = Scripted { advances: [Ok(false)].into(), truths: [Ok((11, 3, "me"))].into(), ..Scripted::default() };
+    let stop = write_with(&shared(), &mut sink).expect_err("nothing that this program does leads there");
+    assert_eq!(stop.code, ExitCode::InvariantBroken);
+}
+
+#[test]
+fn a_refused_row_becomes_a_dead_letter_beside_its_neighbour() {
+    let origin = Some(Origin { record_idx: 1, element: 0 });
+    let refused = Failure { origin, ..failure(Fault::Record, Some("23514")) };
+    let (shared, mut sink) = (shared(), Scripted { stages: [refused].into(), ..Scripted::default() });
+    let settlement = write_with(&shared, &mut sink).expect("one bad row stops nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    assert_eq!(sink.staged, (1, 1));
+    assert_eq!(shared.stats.dead_letters.into_inner(), 1);
+}
+
+#[test]
+fn a_refused_row_that_nobody_can_name_stops_with_data_needs_decision() {
+    let mut sink = Scripted { stages: [failure(Fault::Record, Some("22003"))].into(), ..Scripted::default() };
+    let stop = write_with(&shared(), &mut sink).expect_err("dropping the batch would lose its neighbours");
+    assert_eq!(stop.code, ExitCode::DataNeedsDecision);
+}
+
+#[test]
+fn a_fault_that_is_not_in_the_table_stops() {
+    let mut sink = Scripted { stages: [failure(Fault::Unlisted, Some("F0001"))].into(), ..Scripted::default() };
+    let stop = write_with(&shared(), &mut sink).expect_err("the default is to stop");
+    assert_eq!(stop.code, ExitCode::InvariantBroken);
+}
+
+#[test]
+fn a_head_that_meets_a_lock_makes_the_others_yield() {
+    let (shared, locked) = (shared(), failure(Fault::Lock, Some("55P03")));
+    let mut sink = Scripted { advances: [Err(locked)].into(), ..Scripted::default() };
+    let settlement = write_with(&shared, &mut sink).expect("a lock stops nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    assert_eq!(shared.stats.yields.into_inner(), 1);
+}
+
+#[test]
+fn a_cancelled_batch_touches_nothing() {
+    let (shared, mut sink) = (shared(), Scripted::default());
+    shared.lane.stop_below(Seq(1));
+    let settlement = write_with(&shared, &mut sink).expect("nothing stops");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Cancelled, .. }));
+    assert_eq!(sink.calls, Vec::<&str>::new());
+}

@@ -1,0 +1,169 @@
+//! The shape of the tree: who may import whom, and which file may name which foreign library.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Every allowed import between top-level modules, from the bottom up. A new edge is a design decision.
+const EDGES: &[(&str, &[&str])] = &[
+    ("backoff", &[]),
+    ("decimal", &[]),
+    ("exit", &[]),
+    ("heartbeat", &[]),
+    ("record", &[]),
+    ("shutdown", &[]),
+    ("outage", &["exit"]),
+    ("row", &["decimal"]),
+    ("fault", &["exit", "row"]),
+    ("batch", &["record"]),
+    ("lane", &[]),
+    ("decode", &["decimal", "record", "row"]),
+    ("config", &["decimal", "decode", "record"]),
+    ("work", &["batch", "decode", "row"]),
+    ("stats", &["work"]),
+    ("sink", &["batch", "fault", "lane", "record", "work"]),
+    ("ledger", &["batch", "exit", "fault", "record"]),
+    ("delivery", &["batch", "lane", "record", "sink"]),
+    ("source", &["batch", "config", "delivery", "exit", "record"]),
+    ("database", &["batch", "config", "exit", "fault", "heartbeat", "lane", "ledger", "record", "row", "sink", "work"]),
+    ("claimer", &["exit", "fault", "ledger", "outage", "record", "shutdown"]),
+    ("watchdog", &["exit", "heartbeat", "shutdown"]),
+    (
+        "writer",
+        &[
+            "backoff",
+            "batch",
+            "config",
+            "delivery",
+            "exit",
+            "fault",
+            "heartbeat",
+            "lane",
+            "outage",
+            "sink",
+            "stats",
+            "work",
+        ],
+    ),
+    (
+        "consumer",
+        &[
+            "backoff", "batch", "claimer", "config", "delivery", "exit", "fault", "lane", "ledger", "record",
+            "shutdown", "source", "writer",
+        ],
+    ),
+    ("logger", &["config"]),
+    (
+        "startup",
+        &["backoff", "config", "database", "exit", "fault", "ledger", "outage", "record", "shutdown", "source"],
+    ),
+    (
+        "supervisor",
+        &[
+            "claimer",
+            "config",
+            "consumer",
+            "exit",
+            "heartbeat",
+            "ledger",
+            "outage",
+            "shutdown",
+            "startup",
+            "watchdog",
+            "writer",
+        ],
+    ),
+    ("commands", &["config", "database", "exit", "ledger", "outage", "record", "shutdown", "source", "startup"]),
+    ("cli", &["commands", "config", "exit", "logger", "supervisor"]),
+];
+
+/// Which place alone may name a foreign library.
+const DOORS: &[(&str, &str)] = &[
+    ("krafka", "source/krafka"),
+    ("tokio", "source/krafka"),
+    ("postgres", "database"),
+    ("r2d2", "database"),
+    ("r2d2_postgres", "database"),
+    ("rustls", "database"),
+    ("rustls_native_certs", "database"),
+    ("tokio_postgres_rustls", "database"),
+    ("clap", "cli"),
+    ("signal_hook", "supervisor"),
+    ("env_logger", "logger"),
+    ("toml", "config"),
+];
+
+fn sources() -> BTreeMap<String, String> {
+    fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).expect("src can be read") {
+            let path = entry.expect("src can be read").path();
+            if path.is_dir() { walk(&path, files) } else { files.push(path) }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    let named = files.into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).expect("a source file is UTF-8");
+        let name = path.strip_prefix(&root).expect("it is below src").with_extension("");
+        (name.to_str().expect("names are ASCII").to_owned(), text)
+    });
+    named.filter(|(name, _)| !name.ends_with("tests") && name != "lib" && name != "main").collect()
+}
+
+/// The code without its unit tests and comments, which may use anything.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().take_while(|line| *line != "#[cfg(test)]").filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// The words that follow `prefix` in the code.
+fn words_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+    line.match_indices(prefix).map(move |(at, _)| {
+        let rest = &line[at + prefix.len()..];
+        &rest[..rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())]
+    })
+}
+
+#[test]
+fn modules_import_only_what_is_below_them() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> =
+        EDGES.iter().map(|(module, below)| (*module, below.iter().copied().collect())).collect();
+    let mut seen = BTreeSet::new();
+    for (name, text) in sources() {
+        let module = name.split('/').next().expect("a name has a first part").to_owned();
+        let Some(below) = allowed.get(module.as_str()) else { panic!("{module} has no place in EDGES") };
+        for line in code(&text) {
+            for imported in words_after(line, "crate::").filter(|imported| *imported != module) {
+                assert!(below.contains(imported), "src/{name}.rs imports {imported}: {line}");
+                seen.insert((module.clone(), imported.to_owned()));
+            }
+        }
+    }
+    for (module, below) in EDGES {
+        for imported in *below {
+            let edge = ((*module).to_owned(), (*imported).to_owned());
+            assert!(seen.contains(&edge), "nobody in {module} imports {imported} any more");
+        }
+    }
+}
+
+#[test]
+fn edges_point_downwards() {
+    let place = |module: &str| EDGES.iter().position(|(name, _)| *name == module).expect("every module is listed");
+    for (module, below) in EDGES {
+        for imported in *below {
+            assert!(place(imported) < place(module), "{module} imports {imported}, which stands above it");
+        }
+    }
+}
+
+#[test]
+fn each_foreign_library_has_one_door() {
+    for (name, text) in sources() {
+        for line in code(&text) {
+            for (library, door) in DOORS {
+                let named = line.contains(&format!("use {library}::")) || line.contains(&format!(" {library}::"));
+                assert!(!named || name.starts_with(door), "src/{name}.rs names {library}: {line}");
+            }
+        }
+    }
+}
