@@ -320,4 +320,6 @@ fn stop(failure: &Failure) -> Stop {
 }
 
 #[cfg(test)]
+mod lock_rule_tests;
+#[cfg(test)]
 mod tests;
