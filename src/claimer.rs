@@ -7,6 +7,7 @@ use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
 use crate::ledger::{Claim, Ledger, Start};
 use crate::outage::Outage;
+use crate::pipeline_lock::PipelineLock;
 use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -82,13 +83,13 @@ pub fn channels() -> (Claims, Desk) {
     (Claims { questions_tx, answers_rx, last: 0 }, Desk { questions_rx, answers_tx })
 }
 
-/// Answers until the consumer has gone. With `keeps_lock` the pipeline's session lock, which the caller has taken
+/// Answers until the consumer has gone. With a `lock` the pipeline's session lock, which the caller has taken
 /// through the same ledger, is looked after as well.
 pub fn run(
     ledger: &mut dyn Ledger,
     desk: &Desk,
     database: &Outage,
-    keeps_lock: bool,
+    lock: Option<&PipelineLock>,
     shutdown: &Shutdown,
 ) -> Result<(), Stop> {
     let mut lock_checked_at = Instant::now();
@@ -113,10 +114,15 @@ pub fn run(
                 }
             }
         }
-        if keeps_lock && lock_checked_at.elapsed() >= LOCK_CHECK_INTERVAL {
+        if let Some(lock) = lock
+            && lock_checked_at.elapsed() >= LOCK_CHECK_INTERVAL
+        {
             lock_checked_at = Instant::now();
             match ledger.lock_pipeline() {
-                Ok(true) => database.back(),
+                Ok(true) => {
+                    lock.confirm();
+                    database.back();
+                }
                 Ok(false) => {
                     let message = "another process has taken the pipeline's lock; run this one again later";
                     return Err(Stop::new(ExitCode::TryLater, message));

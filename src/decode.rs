@@ -218,18 +218,25 @@ fn holds_json(content: &str) -> bool {
 
 /// The end of an array of plain values; `None` if something in it can be an element, or all of it is missing.
 fn end_of_plain_array(text: &str, start: usize) -> Result<Option<usize>, Broken> {
-    let array = value_at(text, start)?;
-    let items: Vec<&serde_json::value::RawValue> = match serde_json::from_str(array) {
-        Ok(items) => items,
-        Err(error) => return Err(Broken::new(&error, array).after(start)),
-    };
-    let is_element = |json: &str| match json.as_bytes().first() {
-        Some(b'{' | b'[') => true,
-        Some(b'"') => unescaped(json).is_ok_and(|content| holds_json(&content)),
-        _ => false,
-    };
-    let has_elements = items.iter().any(|item| is_element(item.get())) || items.iter().all(|item| item.get() == "null");
-    Ok((!has_elements).then_some(start + array.len()))
+    let mut is_missing = true;
+    let mut at = skip_space(text, start + 1);
+    loop {
+        // Found without reading on, so that arrays in arrays are not read once for each that is around them.
+        if matches!(text.as_bytes().get(at), Some(b'{' | b'[')) {
+            return Ok(None);
+        }
+        let value = value_at(text, at)?;
+        if value.starts_with('"') && unescaped(value).is_ok_and(|content| holds_json(&content)) {
+            return Ok(None);
+        }
+        is_missing = is_missing && value == "null";
+        at = skip_space(text, at + value.len());
+        match text.as_bytes().get(at) {
+            Some(b',') => at = skip_space(text, at + 1),
+            Some(b']') => return Ok((!is_missing).then_some(at + 1)),
+            _ => return Err(Broken::expected("`,` or `]`", at)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod exit;
 pub mod fault;
 pub mod heartbeat;
 pub mod outage;
+pub mod pipeline_lock;
 pub mod record;
 pub mod row;
 pub mod shutdown;

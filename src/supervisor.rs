@@ -10,6 +10,7 @@ use crate::exit::{ExitCode, Stop};
 use crate::heartbeat::Heartbeat;
 use crate::ledger::Ledger;
 use crate::outage::Outage;
+use crate::pipeline_lock::PipelineLock;
 use crate::shutdown::Shutdown;
 use crate::startup::{self, NotStarted, Patience};
 use crate::watchdog;
@@ -125,19 +126,21 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
     let outage_max = startup::outage_max(config, bounded);
     let owner = startup::owner_name();
     log::info!("starting version={} pipeline={:?} owner={owner}", env!("CARGO_PKG_VERSION"), config.pipeline);
-    let shared = Arc::new(Shared::new(config, owner.clone(), Outage::new("database", outage_max)));
+    let mut shared = Shared::new(config, owner.clone(), Outage::new("database", outage_max));
     let kafka = Outage::new("kafka", outage_max);
     let mut patience = Patience::new(config, shutdown);
 
     let database = startup::open_database(config, &owner, &shared.database, &mut patience)?;
     let mut source = startup::open_kafka(config, &kafka, &mut patience)?;
     let mut ledger = database.ledger();
-    let exclusive = config.kafka.assignment != AssignmentMode::Group;
-    let keeps_lock = bounded || exclusive;
-    if keeps_lock && !patience.database(&shared.database, || ledger.lock_pipeline())? {
-        let message = format!("another run holds pipeline {:?}; run this one again later", config.pipeline);
-        return Err(Stop::new(ExitCode::TryLater, message).into());
+    if bounded || config.kafka.assignment != AssignmentMode::Group {
+        if !patience.database(&shared.database, || ledger.lock_pipeline())? {
+            let message = format!("another run holds pipeline {:?}; run this one again later", config.pipeline);
+            return Err(Stop::new(ExitCode::TryLater, message).into());
+        }
+        shared.pipeline_lock = Some(PipelineLock::taken());
     }
+    let shared = Arc::new(shared);
     let topics: Vec<Arc<str>> = config.topics.iter().map(|topic| Arc::from(topic.name.as_str())).collect();
     let outages = (&shared.database, &kafka);
     let (_, states) = startup::first_rows(config, &mut source, &mut ledger, outages, &mut patience, &topics)?;
@@ -169,7 +172,7 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
     {
         let (shared, shutdown) = (shared.clone(), shutdown.clone());
         spawn("claimer", ends_tx.clone(), move || {
-            claimer::run(&mut ledger, &desk, &shared.database, keeps_lock, &shutdown).map(|()| None)
+            claimer::run(&mut ledger, &desk, &shared.database, shared.pipeline_lock.as_ref(), &shutdown).map(|()| None)
         })?;
     }
     {

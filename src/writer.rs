@@ -12,6 +12,7 @@ use crate::fault::{Failure, Fault};
 use crate::heartbeat::{Doing, Heartbeat};
 use crate::lane::{Lane, Passage, Seq};
 use crate::outage::Outage;
+use crate::pipeline_lock::PipelineLock;
 use crate::sink::{CommitFailure, Durable, Sink, Verdict, judge};
 use crate::stats::{InDoubt, Stats, add};
 use crate::work::{TopicSettings, Work};
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// A batch with more refused rows than this is a schema problem, not bad data.
 const REFUSED_ROWS_MAX: u32 = 100;
+/// How often a writer looks whether the pipeline's lock has been confirmed.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
 /// Pause between tries after a fault that an operator has to mend.
 const OPERATOR_PAUSE: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,8 @@ pub struct Shared {
     pub stats: Stats,
     /// Whether the database is away.
     pub database: Outage,
+    /// The pipeline's lock, in a process that must hold it.
+    pub pipeline_lock: Option<PipelineLock>,
     /// How each topic is read.
     pub topics: TopicSettings,
     /// How this process calls itself in the database.
@@ -53,6 +58,7 @@ impl Shared {
             lane: Lane::new(),
             stats: Stats::default(),
             database,
+            pipeline_lock: None,
             topics,
             owner,
             retry: config.retry,
@@ -91,6 +97,7 @@ struct Attempt<'a> {
     resource_backoff: Backoff,
     tries: u32,
     refused: u32,
+    connection_lost_at: Option<Instant>,
     // Since when the tables or our privileges are not as they should be.
     unusable_since: Option<Instant>,
 }
@@ -111,6 +118,7 @@ impl<'a> Attempt<'a> {
             resource_backoff: Backoff::unseeded(OPERATOR_PAUSE, shared.retry.max.max(OPERATOR_PAUSE)),
             tries: 0,
             refused: 0,
+            connection_lost_at: None,
             unusable_since: None,
         }
     }
@@ -133,7 +141,7 @@ impl<'a> Attempt<'a> {
 
     fn transaction(&mut self, work: &mut Work<'_>) -> Result<Next, Stop> {
         let lane = &self.shared.lane;
-        if !lane.wait_to_start(self.seq) {
+        if !self.wait_for_pipeline_lock() || !lane.wait_to_start(self.seq) {
             return Ok(self.discarded(Discard::Cancelled));
         }
         if let Err(failure) = self.sink.stage(work) {
@@ -166,11 +174,23 @@ impl<'a> Attempt<'a> {
             Err(CommitFailure::NotApplied(failure)) => self.failed(failure, None),
             Err(CommitFailure::InDoubt(failure)) => {
                 log::warn!("commit in doubt seq={} cause={failure}", self.seq.0);
+                self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
                 self.shared.database.away(&failure)?;
                 self.resolve(work, true)
             }
         }
+    }
+
+    /// `false` when the batch was cancelled meanwhile.
+    fn wait_for_pipeline_lock(&self) -> bool {
+        let Some(lock) = &self.shared.pipeline_lock else { return true };
+        while !lock.is_held(Instant::now(), self.connection_lost_at) {
+            if self.shared.lane.sleep(self.seq, LOCK_LOOK) {
+                return false;
+            }
+        }
+        true
     }
 
     fn durable(&mut self, durable: Durable, work: &Work<'_>) -> Next {
@@ -259,6 +279,7 @@ impl<'a> Attempt<'a> {
         log::debug!("seq={} fault={:?}: {failure}", self.seq.0, failure.fault);
         let pause = match failure.fault {
             Fault::Connection | Fault::WrongNode => {
+                self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
                 shared.database.away(&failure)?;
                 self.backoff.next_delay()

@@ -10,6 +10,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("heartbeat", &[]),
     ("record", &[]),
+    ("pipeline_lock", &[]),
     ("shutdown", &[]),
     ("outage", &["exit"]),
     ("row", &["decimal"]),
@@ -25,7 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("delivery", &["batch", "lane", "record", "sink"]),
     ("source", &["batch", "config", "delivery", "exit", "record"]),
     ("database", &["batch", "config", "exit", "fault", "heartbeat", "lane", "ledger", "record", "row", "sink", "work"]),
-    ("claimer", &["exit", "fault", "ledger", "outage", "record", "shutdown"]),
+    ("claimer", &["exit", "fault", "ledger", "outage", "pipeline_lock", "record", "shutdown"]),
     ("watchdog", &["exit", "heartbeat", "shutdown"]),
     (
         "writer",
@@ -76,10 +77,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cli", &["commands", "config", "exit", "logger", "supervisor"]),
 ];
 
-/// Which place alone may name a foreign library.
+/// Which places may name a foreign library. tokio is there where a client's interface is made of its types.
 const DOORS: &[(&str, &str)] = &[
     ("krafka", "source/krafka"),
     ("tokio", "source/krafka"),
+    ("tokio", "database"),
     ("postgres", "database"),
     ("r2d2", "database"),
     ("r2d2_postgres", "database"),
@@ -160,9 +162,10 @@ fn edges_point_downwards() {
 fn each_foreign_library_has_one_door() {
     for (name, text) in sources() {
         for line in code(&text) {
-            for (library, door) in DOORS {
+            for (library, _) in DOORS {
                 let named = line.contains(&format!("use {library}::")) || line.contains(&format!(" {library}::"));
-                assert!(!named || name.starts_with(door), "src/{name}.rs names {library}: {line}");
+                let may = DOORS.iter().any(|(other, door)| other == library && name.starts_with(door));
+                assert!(!named || may, "src/{name}.rs names {library}: {line}");
             }
         }
     }

@@ -163,13 +163,29 @@ pub(super) enum Path<'p> {
     Document(&'p Path<'p>, usize),
 }
 
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// Places of a path that are shown, at most: a reason is short, however deep its element is.
+const PLACES_MAX: usize = 6;
+
+impl Path<'_> {
+    fn write(&self, f: &mut fmt::Formatter<'_>, n_places: usize) -> fmt::Result {
         match self {
             Path::Root => f.write_str("$"),
-            Path::Item(array, item_idx) => write!(f, "{array}[{item_idx}]"),
+            _ if n_places == 0 => f.write_str("$…"),
+            Path::Item(array, item_idx) => {
+                array.write(f, n_places - 1)?;
+                write!(f, "[{item_idx}]")
+            }
             Path::Document(Path::Root, number) => write!(f, "document {number} $"),
-            Path::Document(text, number) => write!(f, "{text} document {number} $"),
+            Path::Document(text, number) => {
+                text.write(f, n_places - 1)?;
+                write!(f, " document {number} $")
+            }
         }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, PLACES_MAX)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A new profile is a file of its own and a line in [`PROFILES`].
 
-use super::elements::Elements;
+use super::elements::{Elements, Path};
 use super::object::Object;
 use super::settings::{Format, Settings, Target};
 use super::{bar, metrics, quote};
@@ -30,7 +30,7 @@ pub(super) struct Context<'c, 't> {
     /// How its topic is read.
     pub settings: &'c Settings,
     /// Where it is in the record's value.
-    pub path: &'c super::elements::Path<'c>,
+    pub path: &'c Path<'c>,
 }
 
 /// The profile that reads an object, if there is one.

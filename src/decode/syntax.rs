@@ -47,15 +47,16 @@ impl Broken {
         Broken { at: self.at + start, ..self }
     }
 
-    /// Why the document of `text` that begins at `start` becomes no row.
+    /// Why the document of `text` that begins at `start` becomes no row. Lines and columns are those of the document:
+    /// counting from the start of the text would take too long if thousands of documents are broken.
     #[cold]
     pub(super) fn refusal(&self, text: &str, start: usize) -> Refusal {
-        if nesting(&text.as_bytes()[start..self.at]) > DEPTH_MAX {
+        let before = &text.as_bytes()[start..self.at];
+        if nesting(before) > DEPTH_MAX {
             return too_deep();
         }
-        let before = &text.as_bytes()[..self.at];
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-        let column = self.at - line_start + 1;
+        let column = before.len() - line_start + 1;
         let what = match before.iter().filter(|byte| **byte == b'\n').count() {
             0 => format!("{} at column {column}", self.what),
             n_newlines => format!("{} at line {} column {column}", self.what, n_newlines + 1),

@@ -7,7 +7,7 @@ use super::object::{Found, Object, Scalar};
 use super::refusal::Refusal;
 use super::settings::{Settings, TimestampMissing, TimestampUnit};
 use super::word::Words;
-use crate::decimal::Decimal;
+use crate::decimal::{Decimal, DecimalError};
 use crate::record::Record;
 use crate::row::{Class, Micros};
 use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeZone};
@@ -117,11 +117,13 @@ fn since_epoch(text: &str, unit: TimestampUnit, zone: Tz) -> Result<Micros, Time
     if text.len() > TEXT_BYTES_MAX {
         return Err(TimeError::Unreadable);
     }
-    let is_whole = !text.is_empty() && text.len() <= 18 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_whole = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
     if !is_whole {
         return fraction_since_epoch(text, unit);
     }
-    let number = text.bytes().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+    // Nineteen digits fit into an u64; those that don't fit into an i64 are too many even for nanoseconds.
+    let number = text.bytes().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let number = i64::try_from(number).map_err(|_| TimeError::OutOfRange)?;
     if text.len() == 8
         && unit == TimestampUnit::Auto
         && (19_700_101..=21_000_101).contains(&number)
@@ -143,8 +145,8 @@ fn since_epoch(text: &str, unit: TimestampUnit, zone: Tz) -> Result<Micros, Time
 fn fraction_since_epoch(text: &str, unit: TimestampUnit) -> Result<Micros, TimeError> {
     let number = match Decimal::parse(Cow::Borrowed(text)) {
         Ok(number) => number,
-        Err(crate::decimal::DecimalError::NotANumber) => return Err(TimeError::Unreadable),
-        Err(crate::decimal::DecimalError::OutOfRange) => return Err(TimeError::OutOfRange),
+        Err(DecimalError::NotANumber) => return Err(TimeError::Unreadable),
+        Err(DecimalError::OutOfRange) => return Err(TimeError::OutOfRange),
     };
     if number.is_negative() {
         return Err(TimeError::OutOfRange);

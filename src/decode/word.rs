@@ -96,7 +96,7 @@ pub(super) fn name(idx: usize) -> &'static str {
 
 /// A set of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Words(pub(super) u64);
+pub(super) struct Words(u64);
 
 impl Words {
     /// No word.
