@@ -46,8 +46,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS stock_metrics_symbol_window_key
 
 CREATE INDEX IF NOT EXISTS stock_metrics_window_idx ON public.stock_metrics (window_start, window_end);
 
--- Where each partition stands. Changed in the same transaction as the rows, so it is the truth; Kafka's own offsets follow.
--- Names are compared byte by byte, so that every process locks rows in the same order.
+-- Where each partition stands. Changed in the same transaction as the rows, so it is the truth; Kafka's own offsets
+-- follow. Names are compared byte by byte, so that every process locks rows in the same order.
 CREATE TABLE IF NOT EXISTS public.writer_offsets (
     pipeline text COLLATE "C" NOT NULL,
     topic text COLLATE "C" NOT NULL,

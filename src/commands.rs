@@ -1,6 +1,6 @@
 //! The one-shot commands: each connects, looks or creates, prints to stdout and ends.
 
-use crate::config::{AssignmentMode, Config};
+use crate::config::{AssignmentMode, Config, Manage};
 use crate::database::{Database, schema};
 use crate::exit::{ExitCode, Stop};
 use crate::ledger::{Ledger, Standing};
@@ -159,9 +159,11 @@ pub fn check(config: &Config) -> Result<(), Stop> {
 
 fn check_database(config: &Config, findings: &mut Vec<Stop>) -> Vec<Standing> {
     let found = Database::open(config, &startup::owner_name()).and_then(|database| {
-        let schema = database.validate()?;
+        let mut schema = database.validate()?;
         // Without the tables there are no offsets to look at.
         let standings = if schema.is_empty() { database.ledger().standings()? } else { Vec::new() };
+        // A run makes what is missing.
+        schema.retain(|finding| !finding.is_absence || config.schema.manage != Manage::Create);
         Ok((schema, standings))
     });
     match found {

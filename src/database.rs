@@ -14,6 +14,7 @@ mod reaper;
 pub mod schema;
 mod session;
 mod sink;
+mod statements;
 mod tls;
 mod validate;
 mod wire;

@@ -177,7 +177,7 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
     }
     {
         let (soft, shutdown) = (config.database.statement_timeout + Duration::from_secs(5), shutdown.clone());
-        let hard = config.database.statement_timeout * 2 + Duration::from_secs(10);
+        let hard = config.database.statement_timeout * 2 + Duration::from_secs(30);
         spawn("watchdog", ends_tx.clone(), move || watchdog::run(&heartbeats, soft, hard, &shutdown).map(|()| None))?;
     }
     let wiring = Wiring {

@@ -108,7 +108,13 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        let _ = self.admin.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema));
+        // What a test has left open holds locks.
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'stock-db-writer {0}'; \
+             DROP SCHEMA IF EXISTS {0} CASCADE",
+            self.schema
+        );
+        let _ = self.admin.batch_execute(&sql);
     }
 }
 
@@ -425,7 +431,29 @@ fn a_missing_table_is_a_schema_fault_and_a_column_of_another_type_too() {
     assert_eq!(sink.stage(&fixture.work(&batch)).expect_err("no table").fault, Fault::Schema);
     fixture
         .sql("ALTER TABLE @.gone RENAME TO stock_prices; ALTER TABLE @.stock_prices ALTER COLUMN price TYPE numeric");
-    assert!(fixture.write(&mut sink, &batch), "the same connection goes on after a migration");
+    assert!(fixture.write(&mut sink, &batch), "it goes on after a migration");
+}
+
+#[test]
+fn a_copy_refused_at_its_beginning_never_mixes_up_later_answers() {
+    let mut fixture = Fixture::new();
+    let epoch = fixture.claim(1);
+    let mut sink = fixture.sink();
+    for offset in 0..30 {
+        let batch = prices(epoch, &[(offset, &[PRICE])]);
+        let work = fixture.work(&batch);
+        let (away, back) = match offset % 2 {
+            0 => ("ALTER TABLE @.stock_prices RENAME TO gone", "ALTER TABLE @.gone RENAME TO stock_prices"),
+            _ => {
+                ("ALTER TABLE @.stock_prices RENAME volume TO gone", "ALTER TABLE @.stock_prices RENAME gone TO volume")
+            }
+        };
+        fixture.sql(away);
+        assert_eq!(sink.stage(&work).expect_err("refused").fault, Fault::Schema);
+        fixture.sql(back);
+        assert!(fixture.write(&mut sink, &batch));
+        assert_eq!(fixture.number("SELECT count(*) FROM @.stock_prices"), offset + 1);
+    }
 }
 
 #[test]
@@ -470,6 +498,34 @@ fn a_claim_raises_the_epoch_and_fences_the_older_one() {
     let truth = sink.truth(&old).expect("readable");
     assert!(matches!(judge(old.intervals(), &truth), Verdict::Fenced(lost) if lost.len() == 1));
     assert!(fixture.write(&mut sink, &prices(Epoch(2), &[(0, &[PRICE])])));
+}
+
+#[test]
+fn claims_at_once_wait_for_each_other_and_get_an_epoch_each() {
+    let fixture = Fixture::with(&["writers.count=8", "database.lock_timeout_ms=20000"]);
+    let starts: Vec<Start> = (0..20).map(|number| start("t", number)).collect();
+    let mut backwards: Vec<TopicPartition> = starts.iter().map(|start| start.partition.clone()).collect();
+    backwards.reverse();
+    fixture.database.ledger().claim_or_start(&starts).expect("claimed");
+    let epochs: Vec<Vec<Epoch>> = std::thread::scope(|scope| {
+        let claims: Vec<_> = (0..8)
+            .map(|idx| {
+                let (database, starts, backwards) = (&fixture.database, &starts, &backwards);
+                scope.spawn(move || {
+                    let mut ledger = database.ledger();
+                    let claims = (0..10).map(|_| match idx % 2 {
+                        0 => ledger.claim(backwards).expect("no deadlock"),
+                        _ => ledger.claim_or_start(starts).expect("no deadlock"),
+                    });
+                    claims.map(|claims| claims.iter().map(|claim| claim.epoch).max().expect("claimed")).collect()
+                })
+            })
+            .collect();
+        claims.into_iter().map(|claim| claim.join().expect("no panic")).collect()
+    });
+    let mut epochs: Vec<i64> = epochs.into_iter().flatten().map(|epoch| epoch.0).collect();
+    epochs.sort_unstable();
+    assert_eq!(epochs, (2..=81).collect::<Vec<_>>());
 }
 
 #[test]
@@ -579,7 +635,7 @@ fn a_newer_schema_is_left_alone() {
     fixture.sql("UPDATE @.writer_meta SET schema_version = 99");
     assert!(matches!(fixture.database.init(), Err(InitFailure::Stop(stop)) if stop.code == ExitCode::Config));
     let findings = fixture.database.validate().expect("an answer");
-    assert!(matches!(&findings[..], [Finding { code: ExitCode::Config, message }] if message.contains("99")));
+    assert!(matches!(&findings[..], [Finding { code: ExitCode::Config, message, .. }] if message.contains("99")));
 }
 
 #[test]
@@ -725,7 +781,7 @@ fn a_watchdog_can_cancel_what_a_writer_runs() {
         assert_eq!((cancelled.fault, cancelled.sqlstate.as_deref()), (Fault::Statement, Some("57014")));
         assert_eq!(heartbeat.state().0, Doing::Waiting);
         fixture.sql("DROP TRIGGER t ON @.stock_prices");
-        assert!(fixture.write(&mut sink, &batch), "the connection is still good");
+        assert!(fixture.write(&mut sink, &batch));
     });
 }
 
@@ -858,6 +914,8 @@ impl Proxy {
     /// Ends the clients' connections; the server hears nothing of it.
     fn cut(&self) {
         self.freeze();
+        // Longer than a read lasts.
+        std::thread::sleep(Duration::from_millis(100));
         for client in self.clients.lock().expect("no panic").drain(..) {
             client.shutdown(Shutdown::Both).expect("it was open");
         }

@@ -190,9 +190,9 @@ impl Connector {
             Some(dialer) => PostgresConnectionManager::new(config, dialer.clone()).connect(),
             None => PostgresConnectionManager::new(config, NoTls).connect(),
         };
-        let mut client = client.map_err(|error| failure(&doing, &error))?;
+        let mut client = client.map_err(|error| refused(failure(&doing, &error)))?;
         deadline.set(limit);
-        let server_version = settle(&mut client).map_err(|error| failure(&doing, &error));
+        let server_version = settle(&mut client).map_err(|error| refused(failure(&doing, &error)));
         deadline.clear();
         let cancel = dialer.map(|dialer| Dialer { deadline: Deadline::default(), limit: CANCEL_MAX, ..dialer });
         // Made even if it is of no use: its destructor hands the client to the reaper.
@@ -239,6 +239,14 @@ fn settle(client: &mut Client) -> Result<i32, postgres::Error> {
         return Err(error);
     }
     Ok(version)
+}
+
+/// No row is at fault for a refused connection: a setting of the role or of the URL is.
+fn refused(failure: Failure) -> Failure {
+    match failure.fault {
+        Fault::Record | Fault::UniqueKey => Failure { fault: Fault::DatabaseGone, ..failure },
+        _ => failure,
+    }
 }
 
 fn unusable(message: &str) -> Failure {

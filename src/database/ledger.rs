@@ -102,7 +102,8 @@ impl PostgresLedger {
                 "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
                  WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
                    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-                   AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 AND l.objid::bigint = $1::bigint & 4294967295 \
+                   AND l.classid::bigint = ($1::bigint >> 32) & 4294967295 \
+                   AND l.objid::bigint = $1::bigint & 4294967295 \
                    AND a.pid = $2 AND a.backend_start::text = $3",
                 &[&key, &pid, &started],
             )
@@ -144,7 +145,8 @@ impl PostgresLedger {
     /// First rows with this epoch.
     fn insert(&self, epoch: i64) -> String {
         format!(
-            "INSERT INTO {} AS o (pipeline, topic, partition, next_offset, epoch, cluster_id, topic_id, owner, claimed_at) \
+            "INSERT INTO {} AS o \
+               (pipeline, topic, partition, next_offset, epoch, cluster_id, topic_id, owner, claimed_at) \
              SELECT $1, topic, partition, next_offset, {epoch}, cluster_id, topic_id::uuid, $7::text, \
                CASE WHEN $7::text IS NULL THEN NULL ELSE now() END \
              FROM unnest($2::text[], $3::int[], $4::bigint[], $5::text[], $6::text[]) \

@@ -2,15 +2,22 @@
 //!
 //! The transaction is driven by plain BEGIN and COMMIT on a held connection rather than by the client's `Transaction`,
 //! whose destructor waits for the server, and whose `commit` reports success for an aborted transaction: the server
-//! answers that with ROLLBACK, which is no error. Three things keep that from happening here: COMMIT is sent only after
-//! the counted UPDATE has succeeded as the last statement; it is preceded, in the same message, by a SAVEPOINT, which an
-//! aborted transaction and no transaction at all both refuse with an error; and no result is ignored.
+//! answers that with ROLLBACK, which is no error. Here COMMIT is sent only after the counted UPDATE has succeeded as the
+//! last statement; in the same message, it is preceded by a SAVEPOINT, which an aborted transaction and no transaction
+//! at all both refuse with an error, and by a token, which shows that the answer is to this message; and no result is
+//! ignored.
+//!
+//! The client sends a COPY with a Sync at its beginning and another at its end. If the server refuses the COPY before
+//! it asks for data, it answers both, and the client takes the second answer for that to the next statement, and so on:
+//! a BEGIN's for a COMMIT's, if nobody noticed. So a connection is used again after a failed COPY only where the server
+//! has certainly read data: the fault is a row's and came at the end.
 
 use super::binary;
 use super::failure::{failure, is_answer, plain, refused_row};
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
+use super::statements::{STAGING, Statements};
 use crate::batch::{Batch, Epoch};
 use crate::fault::{Failure, Fault};
 use crate::heartbeat::{Doing, Heartbeat};
@@ -20,20 +27,19 @@ use crate::row::{MetricRow, Origin};
 use crate::sink::{CommitFailure, Durable, Sink, Truth};
 use crate::work::{Tally, Work};
 use postgres::types::ToSql;
-use postgres::{Client, Statement};
+use postgres::{Client, SimpleQueryMessage, Statement};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a ROLLBACK may take before the connection is given up instead.
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
 /// What a COPY is sent in. Each piece is copied once more by the client, so a batch is never in memory twice over.
 const CHUNK_BYTES: usize = 256 << 10;
-/// A connection's own table for what will be upserted.
-const STAGING: &str = "stock_db_writer_metrics";
-/// Like COMMIT, but never successful without a transaction that can be committed.
-const GUARDED_COMMIT: &str = "SAVEPOINT committing; COMMIT";
+/// Commits so far. Each has another token.
+static N_COMMITS: AtomicU64 = AtomicU64::new(0);
 
 /// A database as one writer sees it.
 pub struct PostgresSink {
@@ -59,71 +65,6 @@ enum Transaction {
     Open,
     /// Every offset row has moved: only now may it be committed.
     Advanced,
-}
-
-/// The statements' texts, with the configured names.
-struct Statements {
-    names: Arc<Names>,
-    copy_prices: String,
-    copy_dead_letters: String,
-    create_staging: String,
-    copy_metrics: String,
-    upsert_metrics: String,
-    advance: String,
-    truth: String,
-}
-
-impl Statements {
-    fn new(names: Arc<Names>) -> Self {
-        let Names { prices, metrics, offsets, dead_letters, .. } = &*names;
-        let copy = |table: &dyn std::fmt::Display, columns: &str| {
-            format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)")
-        };
-        let columns = binary::METRIC_COLUMNS;
-        Statements {
-            copy_prices: copy(prices, binary::PRICE_COLUMNS),
-            copy_dead_letters: copy(dead_letters, binary::DEAD_LETTER_COLUMNS),
-            // The types are the target's, so that a value that doesn't fit is refused with its line.
-            create_staging: format!(
-                "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {metrics} WITH NO DATA"
-            ),
-            copy_metrics: copy(&format_args!("pg_temp.{STAGING}"), columns),
-            upsert_metrics: format!(
-                "INSERT INTO {metrics} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} \
-                 ORDER BY symbol, window_start, window_end \
-                 ON CONFLICT (symbol, window_start, window_end) DO UPDATE SET \
-                 avg_price = EXCLUDED.avg_price, max_price = EXCLUDED.max_price, \
-                 min_price = EXCLUDED.min_price, avg_volume = EXCLUDED.avg_volume"
-            ),
-            // Rows are locked by the sub-select, in the one order that all processes use; LockRows is above the sort.
-            // The update itself meets only rows that are locked by then.
-            advance: format!(
-                "WITH wanted AS MATERIALIZED (\
-                   SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], \
-                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) \
-                   AS w(topic, partition, from_offset, to_offset, epoch, \
-                     records_rows, records_dead, records_skipped, n_rows, n_dead_letters)), \
-                 locked AS MATERIALIZED (\
-                   SELECT o.topic, o.partition FROM {offsets} o \
-                   JOIN wanted w ON o.topic = w.topic AND o.partition = w.partition \
-                   WHERE o.pipeline = $1 ORDER BY o.topic COLLATE \"C\", o.partition FOR UPDATE OF o) \
-                 UPDATE {offsets} o SET next_offset = w.to_offset, \
-                   records_rows = o.records_rows + w.records_rows, records_dead = o.records_dead + w.records_dead, \
-                   records_skipped = o.records_skipped + w.records_skipped, rows_total = o.rows_total + w.n_rows, \
-                   dead_letters_total = o.dead_letters_total + w.n_dead_letters, updated_at = now() \
-                 FROM locked l JOIN wanted w ON l.topic = w.topic AND l.partition = w.partition \
-                 WHERE o.pipeline = $1 AND o.topic = l.topic AND o.partition = l.partition \
-                   AND o.next_offset = w.from_offset AND o.epoch = w.epoch"
-            ),
-            truth: format!(
-                "SELECT o.topic, o.partition, o.next_offset, o.epoch, coalesce(o.owner, '') FROM {offsets} o \
-                 JOIN unnest($2::text[], $3::int[]) AS w(topic, partition) \
-                   ON o.topic = w.topic AND o.partition = w.partition \
-                 WHERE o.pipeline = $1 ORDER BY o.topic COLLATE \"C\", o.partition FOR UPDATE OF o"
-            ),
-            names,
-        }
-    }
 }
 
 impl PostgresSink {
@@ -241,12 +182,16 @@ impl PostgresSink {
         drop(calling);
         self.buffer = buffer;
         match result {
-            Ok(written) if written == n_rows as u64 => Ok(()),
-            Ok(written) => Err(Refused::whole(plain(
+            Ok(CopyEnd::Taken(written)) if written == n_rows as u64 => Ok(()),
+            Ok(CopyEnd::Taken(written)) => Err(Refused::whole(plain(
                 Fault::Schema,
                 format!("{doing}: only {written} were kept; remove the trigger or rule that drops rows"),
             ))),
             Err(error) => {
+                self.session().poisoned = true;
+                Err(Refused::whole(failure(&doing, &error)))
+            }
+            Ok(CopyEnd::Refused(error)) => {
                 let mut failure = failure(&doing, &error);
                 if failure.sqlstate.as_deref() == Some("22P03") {
                     // A binary value that its column's type can't read says nothing about the row.
@@ -254,6 +199,7 @@ impl PostgresSink {
                     failure.message = format!("{doing}: a column has another type than in schema.sql");
                 }
                 let is_about_a_row = matches!(failure.fault, Fault::Record | Fault::UniqueKey);
+                self.session().poisoned |= !is_about_a_row;
                 let only_one = (n_rows == 1).then_some(0);
                 let row_idx = refused_row(&error, name_in_context, n_rows).or(only_one).filter(|_| is_about_a_row);
                 Err(Refused { failure, row_idx })
@@ -351,12 +297,20 @@ impl Sink for PostgresSink {
         }
         let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
         heartbeat.enter(Doing::Committing);
-        let result = self.session().call_raw(call_max, |client| client.batch_execute(GUARDED_COMMIT));
+        let token = format!("commit {}", N_COMMITS.fetch_add(1, Ordering::Relaxed));
+        // Nothing comes after COMMIT: it could fail, or be cancelled, when all is applied.
+        let guarded = format!("SAVEPOINT committing; SELECT '{token}'; COMMIT");
+        let result = self.session().call_raw(call_max, |client| client.simple_query(&guarded));
         heartbeat.enter(Doing::Waiting);
         match result {
-            Ok(()) => {
+            Ok(answer) if has_token(&answer, &token) => {
                 self.transaction = Transaction::None;
                 Ok(Durable::witnessed(seq, batch))
+            }
+            Ok(_) => {
+                self.disconnect();
+                let message = "committing: the server's answer is to something else";
+                Err(CommitFailure::InDoubt(plain(Fault::Connection, message)))
             }
             Err(error) if is_answer(&error) && self.session().is_good() => {
                 // A refused COMMIT has ended the transaction, a refused SAVEPOINT has not.
@@ -454,13 +408,28 @@ impl Drop for Calling<'_> {
     }
 }
 
-/// A COPY writer that is dropped aborts the COPY without a word, so that the only way out of here is its `finish`.
-fn send_all(client: &mut Client, statement: &Statement, bytes: &[u8]) -> Result<u64, postgres::Error> {
+/// How a COPY ended whose data was sent.
+enum CopyEnd {
+    /// The server counted this many rows.
+    Taken(u64),
+    /// It took none.
+    Refused(postgres::Error),
+}
+
+/// A COPY writer that is dropped aborts the COPY without a word, so that the only way out of here is its `finish`. An
+/// error from before that leaves it open where the connection stands.
+fn send_all(client: &mut Client, statement: &Statement, bytes: &[u8]) -> Result<CopyEnd, postgres::Error> {
     let mut writer = client.copy_in(statement)?;
     for chunk in bytes.chunks(CHUNK_BYTES) {
         writer.write_all(chunk).map_err(client_error)?;
     }
-    writer.finish()
+    let end = writer.finish();
+    Ok(end.map_or_else(CopyEnd::Refused, CopyEnd::Taken))
+}
+
+/// Whether this is the answer to the COMMIT with that token.
+fn has_token(answer: &[SimpleQueryMessage], token: &str) -> bool {
+    answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(token)))
 }
 
 fn client_error(error: std::io::Error) -> postgres::Error {

@@ -1,7 +1,7 @@
 //! Whether the tables are such that a `run` works: reads catalogs, changes nothing.
 //!
-//! Everything that is wrong is found at once. What the operator may decide otherwise is left alone: further columns with
-//! a default, further indexes, constraints, triggers. They make dead letters of rows, they don't lose any.
+//! Everything that is wrong is found at once. What the operator may decide otherwise is left alone: further
+//! columns with a default, further indexes, constraints, triggers. They make dead letters of rows, they don't lose any.
 
 use super::Database;
 use super::names::{Names, Table};
@@ -19,11 +19,13 @@ pub struct Finding {
     pub code: ExitCode,
     /// Cause, place and what to do, on one line.
     pub message: String,
+    /// Whether `init` makes what is missing.
+    pub is_absence: bool,
 }
 
 impl Finding {
     fn config(message: String) -> Self {
-        Finding { code: ExitCode::Config, message }
+        Finding { code: ExitCode::Config, message, is_absence: false }
     }
 }
 
@@ -171,9 +173,11 @@ impl Look<'_> {
         for needed in needed(names) {
             let table = needed.table;
             let Some(found) = self.ask(|client| find(client, table))? else {
-                findings.push(Finding::config(format!("table {table} does not exist; run `stock-db-writer init`")));
+                let message = format!("table {table} does not exist; run `stock-db-writer init`");
+                findings.push(Finding { code: ExitCode::Config, message, is_absence: true });
                 continue;
             };
+            let n_before = findings.len();
             shape(&needed, &found, &mut findings);
             self.privileges(&needed, &found, &mut findings)?;
             if std::ptr::eq(table, &names.metrics) && !self.ask(|client| has_upsert_index(client, table))? {
@@ -182,7 +186,8 @@ impl Look<'_> {
                      run `stock-db-writer init`, or create it"
                 )));
             }
-            if std::ptr::eq(table, &names.meta) && findings.iter().all(|finding| finding.code != ExitCode::Permission) {
+            // Only a table that is as it should be can be asked.
+            if std::ptr::eq(table, &names.meta) && findings.len() == n_before {
                 self.version(names, &mut findings)?;
             }
         }
@@ -206,6 +211,7 @@ impl Look<'_> {
             findings.push(Finding {
                 code: ExitCode::Permission,
                 message: "no right to temporary tables in this database; GRANT TEMPORARY ON DATABASE".to_owned(),
+                is_absence: false,
             });
         }
         Ok(())
@@ -215,7 +221,7 @@ impl Look<'_> {
         match self.ask(|client| version(client, names))? {
             Some(found) if found == SCHEMA_VERSION => {}
             Some(found) => findings.push(match newer(found) {
-                Some(stop) => Finding { code: stop.code, message: stop.message },
+                Some(stop) => Finding { code: stop.code, message: stop.message, is_absence: false },
                 None => Finding::config(format!(
                     "the database has schema version {found}, this program needs {SCHEMA_VERSION}; \
                      run `stock-db-writer init`"
@@ -247,7 +253,7 @@ impl Look<'_> {
         let table = needed.table;
         let mut lack = |what: String| {
             let message = format!("no right to use table {table}; GRANT {what}");
-            findings.push(Finding { code: ExitCode::Permission, message });
+            findings.push(Finding { code: ExitCode::Permission, message, is_absence: false });
         };
         if !has_schema {
             lack(format!("USAGE ON SCHEMA {}", super::names::quoted(&table.schema)));
@@ -264,7 +270,8 @@ impl Look<'_> {
 
 fn find(client: &mut Client, table: &Table) -> Result<Option<Found>, postgres::Error> {
     const TABLE: &str = "SELECT c.oid, c.relkind::text, c.relpersistence = 'p' AND NOT EXISTS ( \
-             SELECT 1 FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid WHERE p.relpersistence <> 'p'), \
+             SELECT 1 FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid \
+             WHERE p.relpersistence <> 'p'), \
            row_security_active(c.oid) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2";
     // The type of a domain is the one beneath; one level is enough for whoever makes domains for prices.
@@ -344,7 +351,7 @@ fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether ON CONFLICT (symbol, window_start, window_end) finds an index: unique, checked at once, valid, over all rows.
+/// Whether ON CONFLICT (symbol, window_start, window_end) finds an index: unique, at once, valid, over all rows.
 pub(super) fn has_upsert_index(client: &mut Client, table: &Table) -> Result<bool, postgres::Error> {
     const SQL: &str = "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid \
          JOIN pg_namespace n ON n.oid = c.relnamespace \

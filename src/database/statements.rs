@@ -1,0 +1,83 @@
+//! The texts of a writer's statements, with the configured names in them.
+//!
+//! Each is prepared once per connection. All names are qualified and quoted: the search path holds `pg_catalog` only.
+
+use super::binary;
+use super::names::Names;
+use std::sync::Arc;
+
+/// A connection's own table for what will be upserted.
+pub(super) const STAGING: &str = "stock_db_writer_metrics";
+
+/// The statements' texts, with the configured names.
+pub(super) struct Statements {
+    /// The tables.
+    pub(super) names: Arc<Names>,
+    /// Takes prices.
+    pub(super) copy_prices: String,
+    /// Takes dead letters.
+    pub(super) copy_dead_letters: String,
+    /// Makes [`STAGING`].
+    pub(super) create_staging: String,
+    /// Takes metrics into [`STAGING`].
+    pub(super) copy_metrics: String,
+    /// Moves them on; of what is there for a window, the newer wins.
+    pub(super) upsert_metrics: String,
+    /// Moves offsets under compare-and-set, and counts.
+    pub(super) advance: String,
+    /// Reads offsets under lock.
+    pub(super) truth: String,
+}
+
+impl Statements {
+    pub(super) fn new(names: Arc<Names>) -> Self {
+        let Names { prices, metrics, offsets, dead_letters, .. } = &*names;
+        let copy = |table: &dyn std::fmt::Display, columns: &str| {
+            format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)")
+        };
+        let columns = binary::METRIC_COLUMNS;
+        Statements {
+            copy_prices: copy(prices, binary::PRICE_COLUMNS),
+            copy_dead_letters: copy(dead_letters, binary::DEAD_LETTER_COLUMNS),
+            // The types are the target's, so that a value that doesn't fit is refused with its line.
+            create_staging: format!(
+                "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {metrics} WITH NO DATA"
+            ),
+            copy_metrics: copy(&format_args!("pg_temp.{STAGING}"), columns),
+            upsert_metrics: format!(
+                "INSERT INTO {metrics} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} \
+                 ORDER BY symbol, window_start, window_end \
+                 ON CONFLICT (symbol, window_start, window_end) DO UPDATE SET \
+                 avg_price = EXCLUDED.avg_price, max_price = EXCLUDED.max_price, \
+                 min_price = EXCLUDED.min_price, avg_volume = EXCLUDED.avg_volume"
+            ),
+            // Rows are locked by the sub-select, in the one order that all processes use; LockRows is above the sort.
+            // The update itself meets only rows that are locked by then.
+            advance: format!(
+                "WITH wanted AS MATERIALIZED (\
+                   SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], \
+                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) \
+                   AS w(topic, partition, from_offset, to_offset, epoch, \
+                     records_rows, records_dead, records_skipped, n_rows, n_dead_letters)), \
+                 locked AS MATERIALIZED (\
+                   SELECT o.topic, o.partition FROM {offsets} o \
+                   JOIN wanted w ON o.topic = w.topic AND o.partition = w.partition \
+                   WHERE o.pipeline = $1 ORDER BY o.topic COLLATE \"C\", o.partition FOR UPDATE OF o) \
+                 UPDATE {offsets} o SET next_offset = w.to_offset, \
+                   records_rows = o.records_rows + w.records_rows, records_dead = o.records_dead + w.records_dead, \
+                   records_skipped = o.records_skipped + w.records_skipped, rows_total = o.rows_total + w.n_rows, \
+                   dead_letters_total = o.dead_letters_total + w.n_dead_letters, updated_at = now() \
+                 FROM locked l JOIN wanted w ON l.topic = w.topic AND l.partition = w.partition \
+                 WHERE o.pipeline = $1 AND o.topic = l.topic AND o.partition = l.partition \
+                   AND o.next_offset = w.from_offset AND o.epoch = w.epoch"
+            ),
+            truth: format!(
+                "SELECT o.topic, o.partition, o.next_offset, o.epoch, coalesce(o.owner, '') FROM {offsets} o \
+                 JOIN unnest($2::text[], $3::int[]) AS w(topic, partition) \
+                   ON o.topic = w.topic AND o.partition = w.partition \
+                 WHERE o.pipeline = $1 ORDER BY o.topic COLLATE \"C\", o.partition FOR UPDATE OF o"
+            ),
+            names,
+        }
+    }
+}
