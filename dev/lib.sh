@@ -66,6 +66,12 @@ need_command() { # COMMAND PACKAGE
     have "$1" || die $EX_UNAVAILABLE "$1 is still missing after installing $2"
 }
 
+# cargo, and the C compiler that links, and builds ring.
+need_cargo() {
+    have cargo || die $EX_UNAVAILABLE "cargo is missing; install Rust as https://rustup.rs says"
+    have cc || apt_install gcc libc6-dev
+}
+
 # Kafka 4 needs Java 17, Kafka 3 needs 11.
 need_java() { # MINIMUM
     local major

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 use stock_db_writer::cli;
 
 fn main() -> ExitCode {
-    match cli::run(std::env::args_os(), std::env::vars()) {
+    // A variable that isn't UTF-8 can't be one of ours, and must not end us.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match cli::run(std::env::args_os(), environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => {
             for line in stop.message.lines() {

@@ -80,6 +80,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// A session that is idle in a transaction for a minute is ended by the server.
+const HOLD_MS_MAX: i64 = 50_000;
+
 pub(super) fn batch(reader: &mut Reader) -> Batch {
     Batch {
         rows_max: reader.get("batch.rows_max", integer(1, 1_000_000)).unwrap_or(10_000),
@@ -92,7 +95,7 @@ pub(super) fn writers(reader: &mut Reader) -> Writers {
     Writers {
         count: reader.get("writers.count", integer(1, 64)).unwrap_or(2),
         memory_max: reader.get("writers.memory_max", size(MIB, 1024 * GIB)).unwrap_or(256 * MIB),
-        hold_max: reader.get("writers.max_hold_ms", millis(100, 600_000)).unwrap_or(Duration::from_secs(20)),
+        hold_max: reader.get("writers.max_hold_ms", millis(100, HOLD_MS_MAX)).unwrap_or(Duration::from_secs(20)),
     }
 }
 

@@ -3,7 +3,6 @@
 //! Knows no key by name. Later places win: file, environment, flag.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -17,19 +16,6 @@ pub struct Sources {
     pub set: Vec<String>,
     /// The process's environment.
     pub environment: BTreeMap<String, String>,
-}
-
-impl Sources {
-    /// The arguments as given, and this process's environment.
-    pub fn of_process(file: Option<PathBuf>, set: Vec<String>) -> Self {
-        // Bytes that are no UTF-8 are replaced, so that the setting is refused where it is read rather than not seen.
-        let lossy = |text: OsString| text.to_string_lossy().into_owned();
-        Sources {
-            file,
-            set,
-            environment: std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect(),
-        }
-    }
 }
 
 impl fmt::Debug for Sources {

@@ -359,7 +359,7 @@ fn numbers_have_limits() {
         ("batch.rows_max", 1_i64, 1_000_000_i64),
         ("batch.linger_ms", 0, 60_000),
         ("writers.count", 1, 64),
-        ("writers.max_hold_ms", 100, 600_000),
+        ("writers.max_hold_ms", 100, 50_000),
         ("retry.initial_ms", 1, 60_000),
         ("retry.max_ms", 1, 600_000),
         ("retry.max_outage_s", 0, 31_536_000),
@@ -394,8 +394,8 @@ fn contradictions_name_both_keys() {
             "--set: database.lock_timeout_ms: must be below database.statement_timeout_ms, 60000",
         ),
         (
-            &["writers.max_hold_ms=60000"],
-            "--set: writers.max_hold_ms: must be below database.statement_timeout_ms, 60000",
+            &["writers.max_hold_ms=20000", "database.statement_timeout_ms=20000"],
+            "--set: writers.max_hold_ms: must be below database.statement_timeout_ms, 20000",
         ),
         (
             &["kafka.assignment=all", "kafka.instance_id=a"],
