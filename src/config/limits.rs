@@ -81,7 +81,7 @@ pub enum LogFormat {
 }
 
 /// A session that is idle in a transaction for a minute is ended by the server.
-const HOLD_MS_MAX: i64 = 50_000;
+const HOLD_MS_MAX: u64 = 50_000;
 
 pub(super) fn batch(reader: &mut Reader) -> Batch {
     Batch {
