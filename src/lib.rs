@@ -17,6 +17,7 @@ pub mod shutdown;
 
 // Pure steps.
 pub mod batch;
+pub mod brake;
 pub mod config;
 pub mod decode;
 pub mod lane;

@@ -5,6 +5,7 @@
 
 use crate::backoff::Backoff;
 use crate::batch::Batch;
+use crate::brake::Brake;
 use crate::config::{Config, Retry};
 use crate::delivery::{Discard, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
@@ -17,7 +18,7 @@ use crate::sink::{CommitFailure, Durable, Sink, Verdict, judge};
 use crate::stats::{InDoubt, Stats, add};
 use crate::work::{TopicSettings, Work};
 use crossbeam_channel::{Receiver, Sender};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A batch with more refused rows than this is a schema problem, not bad data.
@@ -38,6 +39,8 @@ pub struct Shared {
     pub database: Outage,
     /// The pipeline's lock, in a process that must hold it.
     pub pipeline_lock: Option<PipelineLock>,
+    /// Stops a flood of dead letters. Asked in the turn only.
+    pub brake: Mutex<Brake>,
     /// How each topic is read.
     pub topics: TopicSettings,
     /// How this process calls itself in the database.
@@ -59,6 +62,7 @@ impl Shared {
             stats: Stats::default(),
             database,
             pipeline_lock: None,
+            brake: Mutex::new(Brake::new(config.dead_letters.ratio_max)),
             topics,
             owner,
             retry: config.retry,
@@ -158,6 +162,10 @@ impl<'a> Attempt<'a> {
                 return Ok(self.discarded(Discard::Cancelled));
             }
         }
+        if let Some(flood) = self.brake().judge(work) {
+            self.sink.rollback();
+            return Err(Stop::new(ExitCode::DataNeedsDecision, flood.to_string()));
+        }
         match self.sink.advance(work) {
             Ok(true) => {}
             Ok(false) => {
@@ -182,6 +190,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    fn brake(&self) -> MutexGuard<'a, Brake> {
+        self.shared.brake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// `false` when the batch was cancelled meanwhile.
     fn wait_for_pipeline_lock(&self) -> bool {
         let Some(lock) = &self.shared.pipeline_lock else { return true };
@@ -194,6 +206,8 @@ impl<'a> Attempt<'a> {
     }
 
     fn durable(&mut self, durable: Durable, work: &Work<'_>) -> Next {
+        // Before the next batch asks it.
+        self.brake().durable(work);
         self.shared.lane.advance(self.seq);
         self.shared.stats.durable(work);
         Next::Settled(Settlement::Durable(durable))

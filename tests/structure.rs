@@ -20,6 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("decode", &["decimal", "record", "row"]),
     ("config", &["decimal", "decode", "record"]),
     ("work", &["batch", "decode", "row"]),
+    ("brake", &["row", "work"]),
     ("stats", &["work"]),
     ("sink", &["batch", "fault", "lane", "record", "work"]),
     ("ledger", &["batch", "exit", "fault", "record"]),
@@ -49,6 +50,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "backoff",
             "batch",
+            "brake",
             "config",
             "delivery",
             "exit",

@@ -179,6 +179,22 @@ fn a_refused_row_that_nobody_can_name_stops_with_data_needs_decision() {
 }
 
 #[test]
+fn a_flood_of_dead_letters_stops_before_anything_of_it_is_written() {
+    let limits = Limits { rows_max: 999, bytes_max: 9999, linger: Duration::ZERO, message_bytes_max: 9999 };
+    let (mut batcher, partition) = (Batcher::new(limits), TopicPartition::new("stock_prices", 0));
+    batcher.follow(partition.clone(), Epoch(3), NextOffset(0));
+    for offset in 0..100 {
+        let record = Incoming { offset: Offset(offset), timestamp_ms: Some(0), key: None, value: Some(b"{\"a\":1}") };
+        batcher.push(&partition, record, Instant::now());
+    }
+    let (shared, mut sink) = (shared(), Scripted::default());
+    let flood = batcher.seal().expect("records were pushed");
+    let stop = Attempt::new(&shared, &mut sink, Seq(0)).write(&flood).expect_err("no record has a known shape");
+    assert_eq!(stop.code, ExitCode::DataNeedsDecision);
+    assert_eq!(sink.calls, ["stage", "rollback"]);
+}
+
+#[test]
 fn a_fault_that_is_not_in_the_table_stops() {
     let mut sink = Scripted { stages: [failure(Fault::Unlisted, Some("F0001"))].into(), ..Scripted::default() };
     let stop = write_with(&shared(), &mut sink).expect_err("the default is to stop");
