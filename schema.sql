@@ -6,10 +6,9 @@
 -- `stock-db-writer init --print` prints this file with them.
 --
 -- What the worker's role needs: USAGE on the schemas, TEMPORARY on the database, and
---     INSERT                         on stock_prices and writer_gaps
---     SELECT, INSERT, UPDATE         on stock_metrics and writer_offsets
---     SELECT, INSERT, UPDATE, DELETE on writer_dead_letters
---     SELECT                         on writer_meta
+--     INSERT                 on stock_prices and writer_dead_letters
+--     SELECT, INSERT, UPDATE on stock_metrics and writer_offsets
+--     SELECT                 on writer_meta
 
 -- One row per price. `numeric` without a scale keeps every digit that was sent.
 -- `id` is neither in offset order nor in commit order.

@@ -23,7 +23,10 @@ pub fn print_schema(config: &Config) -> Result<(), Stop> {
 pub fn init(config: &Config) -> Result<(), Stop> {
     let outcome = with_patience(config, |outage, patience| {
         let database = patience.database(outage, || Database::open(config, &startup::owner_name()))?;
-        startup::create(&database, outage, patience)
+        let outcome = startup::create(&database, outage, patience)?;
+        // What was there already may not do.
+        startup::validate(&database, outage, patience)?;
+        Ok(outcome)
     })?;
     match outcome.made.is_empty() {
         true => print("everything is there already\n"),

@@ -76,11 +76,20 @@ pub fn run(source: &mut dyn Source, config: &Config, wiring: Wiring) -> Result<E
         if consumer.shutdown.is_triggered() {
             break Ended::Asked;
         }
-        if consumer.turn()? {
-            break Ended::ReachedEnds;
+        match consumer.turn() {
+            Ok(true) => break Ended::ReachedEnds,
+            Ok(false) => {}
+            Err(stop) => {
+                consumer.abandon();
+                return Err(stop);
+            }
         }
     };
-    consumer.finish();
+    if consumer.shutdown.is_abort() {
+        consumer.abandon()
+    } else {
+        consumer.finish()
+    }
     Ok(ended)
 }
 
@@ -165,12 +174,48 @@ impl<'a> Consumer<'a> {
             return Ok(true);
         }
         self.poll()?;
-        let mut flow = locked(&self.flow);
-        if flow.batcher.due_at().is_some_and(|due_at| due_at <= Instant::now()) {
-            flow.seal();
+        {
+            let mut flow = locked(&self.flow);
+            if flow.batcher.due_at().is_some_and(|due_at| due_at <= Instant::now()) {
+                flow.seal();
+            }
         }
-        flow.dispatch(&self.dispatches_tx);
+        self.verify_sealed()?;
+        locked(&self.flow).dispatch(&self.dispatches_tx);
         Ok(false)
+    }
+
+    /// Makes sure that what was read came from the logs that are followed. A topic that was deleted and created again is
+    /// read on at the old offset without a word; but its old id never comes back, so the old id *after* the last record
+    /// was read proves where the records came from.
+    fn verify_sealed(&mut self) -> Result<(), Stop> {
+        let mut topics = locked(&self.flow).sealed_topics();
+        while !topics.is_empty() {
+            match self.source.topics(&topics) {
+                Ok(states) => {
+                    self.compare_ids(&states)?;
+                    break;
+                }
+                // Deleted and not there again: what was read is the last of it.
+                Err(SourceFault::MissingTopic(missing)) => topics.retain(|topic| **topic != *missing),
+                Err(fault @ SourceFault::Away(_)) => {
+                    log::debug!("{fault}");
+                    return Ok(());
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        locked(&self.flow).mark_verified();
+        Ok(())
+    }
+
+    fn compare_ids(&self, states: &BTreeMap<Arc<str>, TopicState>) -> Result<(), Stop> {
+        for (topic, state) in states {
+            let Some(known) = self.identities.get(topic) else { continue };
+            let of = |topic_id| LogIdentity { cluster_id: None, topic_id };
+            same_log(topic, &of(known.topic_id), &of(state.topic_id))?;
+        }
+        Ok(())
     }
 
     fn take_news(&mut self) -> Result<(), Stop> {
@@ -376,11 +421,7 @@ impl<'a> Consumer<'a> {
         (self.topics_checked_at, self.records_since_check) = (Instant::now(), false);
         let topics = self.topics.clone();
         let Some(states) = self.away_is_none(|this| this.source.topics(&topics))? else { return Ok(()) };
-        for (topic, state) in &states {
-            let Some(known) = self.identities.get(topic) else { continue };
-            let of = |topic_id| LogIdentity { cluster_id: None, topic_id };
-            same_log(topic, &of(known.topic_id), &of(state.topic_id))?;
-        }
+        self.compare_ids(&states)?;
         self.away_is_none(|this| this.source.partitions_added(&states))?;
         Ok(())
     }
@@ -504,13 +545,26 @@ impl<'a> Consumer<'a> {
         false
     }
 
+    /// Gives up what is in flight and leaves the group.
+    fn abandon(self) {
+        locked(&self.flow).start_over();
+        self.source.close();
+    }
+
     /// Writes what has been read, for a bounded time, tells Kafka, and leaves. Nothing depends on it: what isn't
     /// finished is read again.
-    fn finish(self) {
+    fn finish(mut self) {
         let deadline = Instant::now() + FINISH_MAX;
+        let reading = locked(&self.flow).reading();
+        self.source.pause(&reading);
+        locked(&self.flow).seal();
+        let verified = self.verify_sealed();
         let mut flow = locked(&self.flow);
-        self.source.pause(&flow.reading());
-        flow.seal();
+        if let Err(stop) = verified {
+            // The next start says it again, and why.
+            log::warn!("not writing what was read last: {stop}");
+            flow.start_over();
+        }
         loop {
             flow.settle_all();
             flow.dispatch(&self.dispatches_tx);

@@ -32,7 +32,22 @@ struct State {
     floor: Seq,
     /// Set while the head asks that nobody behind it holds locks.
     yield_to: Option<Seq>,
+    /// Since the last conflict.
+    serial: Option<Serial>,
 }
+
+/// Batches that begin only when they are the head, because there was a conflict a moment ago.
+#[derive(Debug, Clone, Copy)]
+struct Serial {
+    /// The last of them.
+    until: Seq,
+    /// How many the conflict made serial.
+    len: u64,
+}
+
+/// The first conflict makes so many batches serial; each one that follows closely doubles it.
+const SERIAL_LEN_MIN: u64 = 2;
+const SERIAL_LEN_MAX: u64 = 256;
 
 /// The turnstile of one process.
 #[derive(Debug)]
@@ -51,7 +66,7 @@ impl Default for Lane {
 impl Lane {
     /// A lane whose first batch has sequence number 0.
     pub fn new() -> Self {
-        let state = State { turn: Seq(0), floor: Seq(0), yield_to: None };
+        let state = State { turn: Seq(0), floor: Seq(0), yield_to: None, serial: None };
         Lane { state: Mutex::new(state), moved: Condvar::new(), yields: true }
     }
 
@@ -61,11 +76,15 @@ impl Lane {
         Lane { yields: false, ..Lane::new() }
     }
 
-    /// Waits until the batch may begin its transaction: not while the head has asked for its locks. `false` when the
-    /// batch was cancelled. Holds nothing, so it needs no deadline: the head ends, or the lane is stopped.
+    /// Waits until the batch may begin its transaction: not while the head has asked for its locks, nor, for a while
+    /// after that, before it is the head itself. `false` when the batch was cancelled. Holds nothing, so it needs no
+    /// deadline: the head ends, or the lane is stopped.
     pub fn wait_to_start(&self, seq: Seq) -> bool {
         let mut state = self.lock();
-        while state.floor <= seq && state.yield_to.is_some_and(|head| head < seq) {
+        while state.floor <= seq
+            && state.turn < seq
+            && (state.yield_to.is_some_and(|head| head < seq) || state.serial.is_some_and(|serial| seq <= serial.until))
+        {
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         seq >= state.floor
@@ -117,16 +136,20 @@ impl Lane {
         seq < self.lock().floor
     }
 
-    /// The head asks all writers behind it to give up their locks until it has passed.
-    pub fn yield_to(&self, head: Seq) {
-        if !self.yields {
-            return;
-        }
+    /// The head asks all writers behind it to give up their locks until it has passed. What makes batches conflict once
+    /// (a trigger on a shared row, a migration) makes them conflict again, and each time costs the lock timeout: so for
+    /// a while they are written one after the other. Returns `true` when that begins.
+    pub fn yield_to(&self, head: Seq) -> bool {
         let mut state = self.lock();
-        if state.turn == head {
-            state.yield_to = Some(head);
-            self.moved.notify_all();
+        if !self.yields || state.turn != head || state.yield_to == Some(head) {
+            return false;
         }
+        state.yield_to = Some(head);
+        let earlier = state.serial.filter(|serial| head.0 <= serial.until.0 + SERIAL_LEN_MIN);
+        let len = earlier.map_or(SERIAL_LEN_MIN, |serial| (serial.len * 2).min(SERIAL_LEN_MAX));
+        state.serial = Some(Serial { until: Seq(head.0 + len), len });
+        self.moved.notify_all();
+        earlier.is_none()
     }
 
     /// Opens the turnstile for the batch after `seq`, whose transaction has ended.
@@ -200,6 +223,22 @@ mod tests {
         lane.advance(Seq(0));
         assert!(restarted.join().expect("no panic"));
         assert_eq!(lane.wait_for_turn(Seq(1), LONG), Passage::Turn);
+    }
+
+    #[test]
+    fn after_a_conflict_batches_begin_one_after_the_other_for_a_while() {
+        let lane = Arc::new(Lane::new());
+        assert!(lane.yield_to(Seq(0)));
+        lane.advance(Seq(0));
+        let next = {
+            let lane = lane.clone();
+            std::thread::spawn(move || lane.wait_to_start(Seq(2)))
+        };
+        assert!(lane.wait_to_start(Seq(1)), "the head begins at once");
+        assert!(lane.wait_to_start(Seq(100)), "and so does what comes much later");
+        assert!(!next.is_finished());
+        lane.advance(Seq(1));
+        assert!(next.join().expect("no panic"));
     }
 
     #[test]

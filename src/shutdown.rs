@@ -2,7 +2,8 @@
 //!
 //! Relies on nothing. There is no flag to poll: the handle is a channel whose sender is dropped, so a wait ends at once.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ pub struct Shutdown {
     stop_rx: Receiver<()>,
     // Dropped by `trigger`; nothing is ever sent.
     stop_tx: Arc<Mutex<Option<Sender<()>>>>,
+    is_abort: Arc<AtomicBool>,
 }
 
 impl Default for Shutdown {
@@ -24,12 +26,23 @@ impl Shutdown {
     /// A handle that nobody has triggered yet.
     pub fn new() -> Self {
         let (stop_tx, stop_rx) = bounded(0);
-        Shutdown { stop_rx, stop_tx: Arc::new(Mutex::new(Some(stop_tx))) }
+        Shutdown { stop_rx, stop_tx: Arc::new(Mutex::new(Some(stop_tx))), is_abort: Arc::default() }
     }
 
     /// Asks every thread to finish what it has and end. Calling it again does nothing.
     pub fn trigger(&self) {
         self.stop_tx.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Asks every thread to end and to finish nothing, because something is wrong.
+    pub fn abort(&self) {
+        self.is_abort.store(true, Ordering::Release);
+        self.trigger();
+    }
+
+    /// Whether nothing is to be finished.
+    pub fn is_abort(&self) -> bool {
+        self.is_abort.load(Ordering::Acquire)
     }
 
     /// Whether somebody has triggered it.
@@ -40,16 +53,6 @@ impl Shutdown {
     /// Waits; returns `true` at once when a stop is asked for.
     pub fn sleep(&self, duration: Duration) -> bool {
         matches!(self.stop_rx.recv_timeout(duration), Err(RecvTimeoutError::Disconnected))
-    }
-
-    /// A channel that disconnects on a stop, for use in `select!`.
-    pub fn channel(&self) -> &Receiver<()> {
-        &self.stop_rx
-    }
-
-    /// A handle that can't be triggered by anybody else, for work that must go on during a stop.
-    pub fn unstoppable() -> Self {
-        Shutdown { stop_rx: never(), stop_tx: Arc::new(Mutex::new(None)) }
     }
 }
 
@@ -71,6 +74,5 @@ mod tests {
     #[test]
     fn a_sleep_that_nobody_interrupts_says_so() {
         assert!(!Shutdown::new().sleep(Duration::from_millis(1)));
-        assert!(!Shutdown::unstoppable().is_triggered());
     }
 }

@@ -142,16 +142,20 @@ pub fn open_database(
         }
     }
     if config.schema.manage != Manage::Off {
-        let findings = patience.database(outage, || database.validate())?;
-        if let Some(worst) = findings.first() {
-            let more = match findings.len() {
-                1 => String::new(),
-                n => format!(" (and {} more; see: stock-db-writer check)", n - 1),
-            };
-            return Err(Stop::new(worst.code, format!("database: {}{more}", worst.message)).into());
-        }
+        validate(&database, outage, patience)?;
     }
     Ok(database)
+}
+
+/// Stops if the tables are not such that a run works.
+pub fn validate(database: &Database, outage: &Outage, patience: &mut Patience<'_>) -> Result<(), NotStarted> {
+    let findings = patience.database(outage, || database.validate())?;
+    let Some(first) = findings.first() else { return Ok(()) };
+    let more = match findings.len() {
+        1 => String::new(),
+        n => format!(" (and {} more; see: stock-db-writer check)", n - 1),
+    };
+    Err(Stop::new(first.code, format!("database: {}{more}", first.message)).into())
 }
 
 /// Creates what is missing of the tables.

@@ -19,10 +19,13 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// After a stop is asked for, everything has ended by then.
 const STOP_MAX: Duration = Duration::from_secs(9);
+
+/// After an error, the consumer has left its group by then.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
 
 /// What a thread's end means.
 type End = Result<Option<Ended>, Stop>;
@@ -59,7 +62,10 @@ fn supervise(
                 Ok(Ok(Some(Ended::Asked))) => return stopped(bounded),
                 // A helper's orderly end: its channel was closed by the consumer, who speaks last.
                 Ok(Ok(None)) => {}
-                Ok(Err(stop)) => return Err(stop),
+                Ok(Err(stop)) => {
+                    leave(shutdown, ends_rx);
+                    return Err(stop);
+                }
                 Err(_) => return Err(Stop::new(ExitCode::InvariantBroken, "all threads have ended without a word")),
             },
             recv(signals_rx) -> signal => {
@@ -78,6 +84,14 @@ fn supervise(
             },
         }
     }
+}
+
+/// Something is wrong: lets the consumer leave its group, so that its partitions aren't idle until the session ends.
+fn leave(shutdown: &Shutdown, ends_rx: &Receiver<End>) {
+    shutdown.abort();
+    let deadline = Instant::now() + LEAVE_MAX;
+    // The consumer's end, or that of all threads.
+    while ends_rx.recv_deadline(deadline).is_ok_and(|end| !matches!(end, Ok(Some(_)))) {}
 }
 
 /// One end for each thread that can speak: consumer, claimer, watchdog, writers.

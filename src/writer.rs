@@ -306,8 +306,12 @@ impl<'a> Attempt<'a> {
             Fault::Transaction | Fault::Lock | Fault::Statement => {
                 self.sink.rollback();
                 if failure.fault != Fault::Statement && shared.lane.is_head(self.seq) {
-                    shared.lane.yield_to(self.seq);
                     add(&shared.stats.yields, 1);
+                    if shared.lane.yield_to(self.seq) {
+                        log::warn!(
+                            "a lock is held against us, writing batches one after the other for a while: {failure}"
+                        );
+                    }
                 }
                 self.backoff.next_delay()
             }

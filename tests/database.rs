@@ -710,9 +710,9 @@ fn a_role_without_rights_is_told_what_to_grant_and_can_run_with_that() {
     let code = |finding: &Finding| finding.code == ExitCode::Permission;
     assert!(!findings.is_empty() && findings.iter().all(code), "{findings:?}");
     fixture.sql(&format!(
-        "GRANT USAGE ON SCHEMA @ TO {role}; GRANT INSERT ON @.stock_prices, @.writer_gaps TO {role}; \
+        "GRANT USAGE ON SCHEMA @ TO {role}; GRANT INSERT ON @.stock_prices, @.writer_dead_letters TO {role}; \
          GRANT SELECT, INSERT, UPDATE ON @.stock_metrics, @.writer_offsets TO {role}; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON @.writer_dead_letters TO {role}; GRANT SELECT ON @.writer_meta TO {role}"
+         GRANT SELECT ON @.writer_meta TO {role}"
     ));
     assert_eq!(database.validate().expect("an answer"), []);
     // With everything there no DDL is tried, which this role could not do.

@@ -15,7 +15,7 @@ use crate::record::{NextOffset, TopicPartition};
 use crate::source::Assignment;
 use crate::writer::Shared;
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,9 @@ pub(super) struct Flow {
     pub barrier: Option<bool>,
     /// Why the process has to stop.
     pub stop: Option<Stop>,
+    /// Closed, but not known to come from the logs that are followed.
+    sealed: VecDeque<Batch>,
+    /// To be sent.
     ready: VecDeque<Batch>,
     shared: Arc<Shared>,
     /// Nobody else is supposed to have our partitions: being fenced ends the process.
@@ -101,6 +104,7 @@ impl Flow {
             progress: None,
             barrier: None,
             stop: None,
+            sealed: VecDeque::new(),
             ready: VecDeque::new(),
             shared,
             exclusive,
@@ -134,18 +138,30 @@ impl Flow {
 
     /// Closes the open batch.
     pub fn seal(&mut self) {
-        self.ready.extend(self.batcher.seal());
+        self.sealed.extend(self.batcher.seal());
     }
 
-    /// Whether a closed batch waits for a writer.
+    /// The topics of closed batches that nobody has verified.
+    pub fn sealed_topics(&self) -> Vec<Arc<str>> {
+        let intervals = self.sealed.iter().flat_map(Batch::intervals);
+        let topics: BTreeSet<Arc<str>> = intervals.map(|interval| interval.partition.topic.clone()).collect();
+        topics.into_iter().collect()
+    }
+
+    /// What is closed may be sent.
+    pub fn mark_verified(&mut self) {
+        self.ready.append(&mut self.sealed);
+    }
+
+    /// Whether a closed batch waits.
     pub fn is_congested(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.sealed.is_empty()
     }
 
     /// Bytes of everything between Kafka and the database.
     pub fn bytes(&self) -> usize {
-        let ready: usize = self.ready.iter().map(Batch::bytes).sum();
-        self.batcher.open_bytes() + ready + self.tracker.bytes_in_flight()
+        let closed: usize = self.ready.iter().chain(&self.sealed).map(Batch::bytes).sum();
+        self.batcher.open_bytes() + closed + self.tracker.bytes_in_flight()
     }
 
     /// Hands closed batches to the writers, as many as there is room for.
@@ -229,6 +245,7 @@ impl Flow {
         self.floor = self.next_seq;
         self.shared.lane.stop_below(Seq(self.next_seq));
         self.ready.clear();
+        self.sealed.clear();
         self.pause_all = true;
         let now = Instant::now();
         for (partition, ownership) in &mut self.owned {
@@ -245,7 +262,7 @@ impl Flow {
             self.tracker.forget(partition);
         }
         let touched = |batch: &Batch| batch.intervals().iter().any(|i| partitions.contains(&i.partition));
-        if self.ready.iter().any(touched) {
+        if self.ready.iter().chain(&self.sealed).any(touched) {
             self.start_over();
         }
     }

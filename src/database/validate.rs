@@ -107,7 +107,7 @@ fn needed(names: &Names) -> [Needed<'_>; 6] {
                 ("redriven_at", "timestamptz"),
                 ("discarded_at", "timestamptz"),
             ],
-            &["SELECT", "INSERT", "UPDATE", "DELETE"],
+            &["INSERT"],
         ),
         written(
             &names.gaps,
@@ -120,7 +120,7 @@ fn needed(names: &Names) -> [Needed<'_>; 6] {
                 ("reason", "text"),
                 ("decided_by", "text"),
             ],
-            &["INSERT"],
+            &[],
         ),
         Needed {
             table: &names.meta,

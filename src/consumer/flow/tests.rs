@@ -47,6 +47,7 @@ impl Bench {
     }
 
     fn dispatch(&mut self) -> Vec<Dispatch> {
+        self.flow.mark_verified();
         self.flow.dispatch(&self.dispatches.0);
         self.dispatches.1.try_iter().collect()
     }
@@ -87,6 +88,17 @@ fn records_of_partitions_that_are_not_claimed_are_not_taken_in() {
     bench.take_in(1, 0);
     bench.flow.seal();
     assert!(bench.dispatch().is_empty());
+}
+
+#[test]
+fn what_nobody_has_verified_is_not_sent() {
+    let mut bench = bench(false).reading(&[0]);
+    bench.take_in(0, 0);
+    bench.take_in(0, 1);
+    bench.flow.dispatch(&bench.dispatches.0);
+    assert!(bench.dispatches.1.is_empty() && bench.flow.is_congested());
+    assert_eq!(bench.flow.sealed_topics(), [Arc::from("stock_prices")]);
+    assert_eq!(bench.dispatch().len(), 1);
 }
 
 #[test]
