@@ -33,6 +33,10 @@ const TOPICS_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 const TOPICS_INTERVAL_IDLE: Duration = Duration::from_secs(10);
 /// How long a position beyond the log's end may be a follower's lag after a failover.
 const AHEAD_MAX: Duration = Duration::from_secs(30);
+/// The wait after a poll that failed.
+const FAILED_POLL_PAUSE: Duration = Duration::from_millis(100);
+/// How long something in a log may be unreadable.
+const UNREADABLE_MAX: Duration = Duration::from_secs(15);
 /// How often a bounded run asks whether everything is there.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// After a stop is asked for: what is in flight may finish, then everything ends.
@@ -117,6 +121,8 @@ struct Consumer<'a> {
     // Waits for the barrier that makes it true after a crash of the server, too.
     held_back: Option<Committable>,
     compared_with_group: BTreeSet<TopicPartition>,
+    // The first and the latest time that something in a log could not be read.
+    unreadable: Option<(Instant, Instant)>,
 }
 
 impl<'a> Consumer<'a> {
@@ -159,6 +165,7 @@ impl<'a> Consumer<'a> {
             synchronous_commit: config.database.synchronous_commit,
             held_back: None,
             compared_with_group: BTreeSet::new(),
+            unreadable: None,
         }
     }
 
@@ -469,7 +476,13 @@ impl<'a> Consumer<'a> {
             Ok(off_the_log) => off_the_log,
             Err(fault @ (SourceFault::Denied(_) | SourceFault::Config(_))) => return Err(fault.into()),
             Err(fault) => {
-                log::debug!("{fault}");
+                if matches!(fault, SourceFault::Unreadable(_)) {
+                    self.is_unreadable(fault)?;
+                } else {
+                    log::debug!("{fault}");
+                }
+                // It may have failed at once.
+                self.shutdown.sleep(FAILED_POLL_PAUSE);
                 Vec::new()
             }
         };
@@ -490,6 +503,20 @@ impl<'a> Consumer<'a> {
             flow.start_over();
         }
         Ok(())
+    }
+
+    /// Once may be the network's fault; other partitions go on meanwhile.
+    fn is_unreadable(&mut self, fault: SourceFault) -> Result<(), Stop> {
+        let now = Instant::now();
+        let (since, last) = self.unreadable.get_or_insert_with(|| {
+            log::warn!("{fault}; trying again");
+            (now, now)
+        });
+        if now.duration_since(*last) > UNREADABLE_MAX {
+            *since = now;
+        }
+        *last = now;
+        if now.duration_since(*since) > UNREADABLE_MAX { Err(fault.into()) } else { Ok(()) }
     }
 
     fn commit_offsets(&mut self) {

@@ -47,14 +47,17 @@ pub enum SourceFault {
     Denied(String),
     /// The settings can't work.
     Config(String),
+    /// What the log holds can't be read, and asking again gives the same bytes.
+    Unreadable(String),
 }
 
 impl fmt::Display for SourceFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SourceFault::Away(message) | SourceFault::Denied(message) | SourceFault::Config(message) => {
-                write!(f, "kafka: {message}")
-            }
+            SourceFault::Away(message)
+            | SourceFault::Denied(message)
+            | SourceFault::Config(message)
+            | SourceFault::Unreadable(message) => write!(f, "kafka: {message}"),
             SourceFault::MissingTopic(topic) => {
                 write!(f, "kafka: topic {topic:?} does not exist; create it, or mend [[topics]] name")
             }
@@ -68,6 +71,7 @@ impl From<SourceFault> for Stop {
             SourceFault::Away(_) => ExitCode::ServerAway,
             SourceFault::MissingTopic(_) | SourceFault::Config(_) => ExitCode::Config,
             SourceFault::Denied(_) => ExitCode::Permission,
+            SourceFault::Unreadable(_) => ExitCode::DataNeedsDecision,
         };
         Stop::new(code, fault.to_string())
     }

@@ -127,6 +127,11 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
         sasl: sasl(reader, tls.is_some()),
         tls,
     };
+    if kafka.instance_id.is_some() && kafka.group_protocol == GroupProtocol::Consumer {
+        // The client waits for its own earlier self: after a kill it would read nothing until the session ends.
+        let what = "needs a classic group; leave kafka.group_protocol at \"auto\", or set it to \"classic\"";
+        reader.complain(&["kafka.instance_id", "kafka.group_protocol"], what);
+    }
     if kafka.instance_id.is_some() && kafka.assignment != AssignmentMode::Group {
         let what = "is of use only with kafka.assignment = \"group\"";
         reader.complain(&["kafka.instance_id", "kafka.assignment"], what);

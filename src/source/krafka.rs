@@ -19,7 +19,7 @@ use krafka::consumer::{
     AutoOffsetReset, Consumer, ConsumerBuilder, ConsumerRebalanceListener, GroupProtocol as WireProtocol,
     IsolationLevel, OffsetAndMetadata, PartitionAssignmentStrategy, TopicPartition as WirePartition,
 };
-use krafka::error::{ErrorCode, KrafkaError};
+use krafka::error::{ErrorCode, KrafkaError, ProtocolErrorKind};
 use krafka::{CloseOptions, Kafka};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -35,8 +35,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the client believes its picture of the topics.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(10);
-/// What `poll` may take beyond what it was allowed.
-const POLL_SLACK: Duration = Duration::from_millis(500);
+/// What a request may take beyond what it was allowed.
+const SLACK: Duration = Duration::from_millis(500);
+/// A poll is cut off after so long, at first. With a hung broker it would take half a minute; but a large fetch over a
+/// slow network takes its time, and is begun again after a cut: so each cut doubles this.
+const POLL_CUT_MIN: Duration = Duration::from_secs(1);
+const POLL_CUT_MAX: Duration = Duration::from_secs(30);
 /// How often the client's error count is looked at, and a silent broker probed.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Records of one poll and of the client's buffer, and bytes of one partition's fetch: measured to go well together.
@@ -61,6 +65,9 @@ pub struct KrafkaSource {
     errors_seen: u64,
     probed_at: Instant,
     away_since: Option<Instant>,
+    poll_cut: Duration,
+    // What was said last of a poll that failed.
+    complaint: Option<String>,
 }
 
 impl KrafkaSource {
@@ -96,6 +103,8 @@ impl KrafkaSource {
             errors_seen: 0,
             probed_at: Instant::now(),
             away_since: None,
+            poll_cut: POLL_CUT_MIN,
+            complaint: None,
         })
     }
 
@@ -234,7 +243,7 @@ impl KrafkaSource {
                     if self.paused.contains(&known) {
                         continue;
                     }
-                    if let Some(position) = consumer.position(&topic, partition).await
+                    if let Ok(Some(position)) = tokio::time::timeout(SLACK, consumer.position(&topic, partition)).await
                         && let Err(error) = consumer.seek(&topic, partition, position).await
                     {
                         log::debug!("waking partition={known}: {error}");
@@ -411,9 +420,14 @@ impl Source for KrafkaSource {
     fn poll(&mut self, timeout: Duration, on_record: &mut OnRecord<'_>) -> Result<Vec<TopicPartition>, SourceFault> {
         let consumer = self.consumer()?;
         let polled = self.runtime.block_on(async {
-            // Cancel-safe, and needed: with a hung broker a poll took 27 s.
-            tokio::time::timeout(timeout + POLL_SLACK, consumer.poll(timeout)).await
+            // Cancel-safe: records leave the client's buffer only with the answer.
+            tokio::time::timeout(timeout + self.poll_cut, consumer.poll(timeout)).await
         });
+        self.poll_cut = match polled {
+            Err(_) => self.poll_cut * 2,
+            Ok(_) => self.poll_cut.mul_f64(0.99),
+        };
+        self.poll_cut = self.poll_cut.clamp(POLL_CUT_MIN, POLL_CUT_MAX);
         self.watch_outage(polled.is_err());
         let records = match polled {
             Err(_) | Ok(Err(KrafkaError::Wakeup)) => return Ok(Vec::new()),
@@ -421,17 +435,20 @@ impl Source for KrafkaSource {
                 return Ok(partitions.into_iter().map(|(topic, number)| TopicPartition::new(topic, number)).collect());
             }
             Ok(Err(error)) => {
-                return match fault(error) {
-                    // Ours to wait for: the outage watch says it, once.
-                    SourceFault::Away(message) => {
-                        log::debug!("poll: {message}");
-                        Ok(Vec::new())
-                    }
-                    other => Err(other),
-                };
+                let fault = fault(error);
+                let SourceFault::Away(message) = &fault else { return Err(fault) };
+                // Waited for; said once, unless the outage watch has.
+                if self.away_since.is_none() && self.complaint.as_ref() != Some(message) {
+                    log::warn!("reading from kafka, trying again: {message}");
+                    self.complaint = Some(message.clone());
+                }
+                return Ok(Vec::new());
             }
             Ok(Ok(records)) => records,
         };
+        if !records.is_empty() {
+            self.complaint = None;
+        }
         let mut partition = TopicPartition::new("", -1);
         for record in &records {
             if partition.partition != record.partition || *partition.topic != *record.topic {
@@ -454,7 +471,9 @@ impl Source for KrafkaSource {
         self.runtime.block_on(async {
             let mut positions = Vec::with_capacity(partitions.len());
             for partition in partitions {
-                if let Some(position) = consumer.position(&partition.topic, partition.partition).await {
+                // A plain read after a seek; without a position the client would ask the brokers for one.
+                let position = consumer.position(&partition.topic, partition.partition);
+                if let Ok(Some(position)) = tokio::time::timeout(SLACK, position).await {
                     positions.push((partition.clone(), NextOffset(position)));
                 }
             }
@@ -566,7 +585,7 @@ fn ours(partition: &WirePartition) -> TopicPartition {
 }
 
 async fn within<T>(limit: Duration, call: impl Future<Output = krafka::Result<T>>) -> Result<T, SourceFault> {
-    match tokio::time::timeout(limit + POLL_SLACK, call).await {
+    match tokio::time::timeout(limit + SLACK, call).await {
         Ok(answer) => answer.map_err(fault),
         Err(_) => Err(SourceFault::Away(format!("no answer within {} s", limit.as_secs()))),
     }
@@ -584,6 +603,12 @@ fn fault(error: KrafkaError) -> SourceFault {
                 | ErrorCode::SaslAuthenticationFailed,
             ..
         } => SourceFault::Denied(error.to_string()),
+        // An undecodable batch: its text names partition and offset, then how this client's API would go on.
+        KrafkaError::Protocol { kind, message }
+            if !kind.is_retriable() && kind != ProtocolErrorKind::UnknownApiVersion =>
+        {
+            SourceFault::Unreadable(format!("{} ({kind:?})", message.split(';').next().unwrap_or_default()))
+        }
         KrafkaError::Broker { code: ErrorCode::UnsupportedVersion, .. } => SourceFault::Config(error.to_string()),
         other => SourceFault::Away(other.to_string()),
     }
