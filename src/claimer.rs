@@ -84,15 +84,18 @@ pub fn channels() -> (Claims, Desk) {
 }
 
 /// Answers until the consumer has gone. With a `lock` the pipeline's session lock, which the caller has taken
-/// through the same ledger, is looked after as well.
+/// through the same ledger, is looked after as well; `grace` is how long a wrong schema or a missing right is waited for.
 pub fn run(
     ledger: &mut dyn Ledger,
     desk: &Desk,
     database: &Outage,
     lock: Option<&PipelineLock>,
+    grace: Duration,
     shutdown: &Shutdown,
 ) -> Result<(), Stop> {
     let mut lock_checked_at = Instant::now();
+    // Since when the tables or our rights are not as they should be.
+    let mut unusable_since: Option<Instant> = None;
     loop {
         match desk.questions_rx.recv_timeout(LOCK_CHECK_INTERVAL) {
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -122,12 +125,19 @@ pub fn run(
                 Ok(true) => {
                     lock.confirm();
                     database.back();
+                    unusable_since = None;
                 }
                 Ok(false) => {
                     let message = "another process has taken the pipeline's lock; run this one again later";
                     return Err(Stop::new(ExitCode::TryLater, message));
                 }
-                Err(failure) if is_outage(failure.fault) => database.away(&failure)?,
+                Err(failure) if is_outage(failure.fault) => {
+                    let is_unusable = matches!(failure.fault, Fault::Schema | Fault::Permission);
+                    if is_unusable && unusable_since.get_or_insert_with(Instant::now).elapsed() > grace {
+                        return Err(Stop::new(failure.fault.exit_code(), format!("database: {failure}")));
+                    }
+                    database.away(&failure)?;
+                }
                 Err(failure) if is_retried(failure.fault) => {}
                 Err(failure) => return Err(Stop::new(failure.fault.exit_code(), format!("database: {failure}"))),
             }

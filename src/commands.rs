@@ -3,7 +3,7 @@
 use crate::config::{AssignmentMode, Config, Manage};
 use crate::database::{Database, schema};
 use crate::exit::{ExitCode, Stop};
-use crate::ledger::{Ledger, Standing};
+use crate::ledger::{Ledger, LogIdentity, Standing, same_log};
 use crate::outage::Outage;
 use crate::record::TopicPartition;
 use crate::shutdown::Shutdown;
@@ -186,6 +186,10 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
         Ok(source) => source,
         Err(fault) => return findings.push(fault.into()),
     };
+    let cluster_id = match source.cluster_id() {
+        Ok(cluster_id) => Some(cluster_id),
+        Err(fault) => return findings.push(fault.into()),
+    };
     for topic in &config.topics {
         let topic: Arc<str> = Arc::from(topic.name.as_str());
         let found = source.topics(std::slice::from_ref(&topic)).and_then(|states| {
@@ -203,7 +207,15 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
                         format!("kafka.assignment names partition {missing}, which topic {topic:?} does not have");
                     findings.push(Stop::new(ExitCode::Config, message));
                 }
-                findings.extend(followed.iter().filter_map(|s| off_the_log(s, bounds.get(&s.partition)?)));
+                let now = LogIdentity {
+                    cluster_id: cluster_id.clone(),
+                    topic_id: states.values().next().and_then(|state| state.topic_id),
+                };
+                // Offsets of another log say nothing about this one.
+                match followed.iter().find_map(|standing| same_log(&topic, &standing.identity, &now).err()) {
+                    Some(other_log) => findings.push(other_log),
+                    None => findings.extend(followed.iter().filter_map(|s| off_the_log(s, bounds.get(&s.partition)?))),
+                }
             }
         }
     }

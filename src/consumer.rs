@@ -5,19 +5,20 @@
 //! after the position in the database was compared with the broker's log.
 
 mod flow;
+mod positions;
 
 use crate::batch::Limits;
-use crate::claimer::{Claims, Question};
+use crate::claimer::Claims;
 use crate::config::{AssignmentMode, Config};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
-use crate::ledger::{Claim, LogIdentity, Start};
+use crate::ledger::{LogIdentity, same_log};
 use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
-use crate::source::{Bounds, Source, SourceFault, TopicState};
+use crate::source::{Source, SourceFault, TopicState};
 use crate::writer::Shared;
 use crossbeam_channel::{Receiver, Sender};
-use flow::{Callbacks, Flow, Phase, locked};
+use flow::{Callbacks, Flow, locked};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -31,8 +32,6 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the topics' identity is looked at, while records flow and while none do.
 const TOPICS_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 const TOPICS_INTERVAL_IDLE: Duration = Duration::from_secs(10);
-/// How long a position beyond the log's end may be a follower's lag after a failover.
-const AHEAD_MAX: Duration = Duration::from_secs(30);
 /// The wait after a poll that failed.
 const FAILED_POLL_PAUSE: Duration = Duration::from_millis(100);
 /// How long something in a log may be unreadable.
@@ -75,7 +74,7 @@ pub enum Ended {
 /// Consumes until a stop is asked for, the ends are reached, or something is wrong.
 pub fn run(source: &mut dyn Source, config: &Config, wiring: Wiring) -> Result<Ended, Stop> {
     let mut consumer = Consumer::new(source, config, wiring);
-    consumer.source.subscribe(&consumer.topics, Arc::new(Callbacks(consumer.flow.clone())))?;
+    consumer.subscribe()?;
     let ended = loop {
         if consumer.shutdown.is_triggered() {
             break Ended::Asked;
@@ -169,6 +168,27 @@ impl<'a> Consumer<'a> {
         }
     }
 
+    /// Kafka may have gone away since it was asked last.
+    fn subscribe(&mut self) -> Result<(), Stop> {
+        let begun_at = Instant::now();
+        loop {
+            let callbacks = Arc::new(Callbacks(self.flow.clone()));
+            let Err(fault) = self.source.subscribe(&self.topics, callbacks) else { return Ok(()) };
+            let patience = match fault {
+                SourceFault::Away(_) => self.outage_max,
+                SourceFault::MissingTopic(_) => Some(self.grace),
+                _ => Some(Duration::ZERO),
+            };
+            if patience.is_some_and(|patience| begun_at.elapsed() >= patience) {
+                return Err(fault.into());
+            }
+            log::warn!("subscribing, trying again: {fault}");
+            if self.shutdown.sleep(Duration::from_secs(1)) {
+                return Ok(());
+            }
+        }
+    }
+
     /// One turn of the loop; `true` when a bounded run has reached its ends.
     fn turn(&mut self) -> Result<bool, Stop> {
         self.take_news()?;
@@ -248,177 +268,6 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Asks for claims. Partitions without a row were added to their topic; they start at their oldest record.
-    fn claim(&mut self) -> Result<(), Stop> {
-        let rowless: Vec<TopicPartition> = {
-            let mut flow = locked(&self.flow);
-            flow.claim_due(Instant::now());
-            let rowless = flow.owned.iter().filter(|(_, ownership)| matches!(ownership.phase, Phase::Rowless));
-            rowless.map(|(partition, _)| partition.clone()).collect()
-        };
-        if rowless.is_empty() {
-            return Ok(());
-        }
-        let Some((bounds, identities)) = self.away_is_none(|this| this.look_up(&rowless))? else { return Ok(()) };
-        let starts = rowless.iter().filter_map(|partition| {
-            let identity = identities.get(&partition.topic)?.clone();
-            Some(Start { partition: partition.clone(), next: bounds.get(partition)?.start, identity })
-        });
-        let starts: Vec<Start> = starts.collect();
-        locked(&self.flow).ask_for(rowless, Question::ClaimOrStart(starts));
-        Ok(())
-    }
-
-    /// Compares what was claimed with the broker's log, and starts reading it.
-    fn check_claimed(&mut self) -> Result<(), Stop> {
-        let now = Instant::now();
-        let due: Vec<Claim> = {
-            let flow = locked(&self.flow);
-            let due = flow.owned.values().filter_map(|ownership| match &ownership.phase {
-                Phase::Claimed { claim, check_at, .. } if *check_at <= now => Some(claim.clone()),
-                _ => None,
-            });
-            due.collect()
-        };
-        if due.is_empty() {
-            return Ok(());
-        }
-        let partitions: Vec<_> = due.iter().map(|claim| claim.partition.clone()).collect();
-        let looked_up = self.away_is_none(|this| this.look_up(&partitions))?;
-        let Some((bounds, identities)) = looked_up else {
-            self.check_later(&partitions, None);
-            return Ok(());
-        };
-        self.compare_with_group(&due);
-        let mut start = Vec::new();
-        for claim in due {
-            let Some(bounds) = bounds.get(&claim.partition) else { continue };
-            if let Some(now) = identities.get(&claim.partition.topic) {
-                same_log(&claim.partition.topic, &claim.identity, now)?;
-            }
-            if claim.next < bounds.start {
-                return Err(below_log_start(&claim, bounds));
-            }
-            if claim.next > bounds.high_watermark {
-                self.is_ahead(&claim, bounds)?;
-                continue;
-            }
-            if let Err(fault) = self.source.seek(&claim.partition, claim.next) {
-                log::debug!("partition={}: {fault}", claim.partition);
-                self.check_later(&[claim.partition], None);
-                continue;
-            }
-            log::info!("claimed partition={} epoch={} next_offset={}", claim.partition, claim.epoch.0, claim.next);
-            locked(&self.flow).read(&claim.partition, claim.epoch, claim.next);
-            start.push(claim.partition);
-        }
-        if !self.held {
-            self.source.resume(&start);
-        }
-        Ok(())
-    }
-
-    /// The partitions' bounds, and their topics' identities as they are now.
-    #[allow(clippy::type_complexity)]
-    fn look_up(
-        &mut self,
-        partitions: &[TopicPartition],
-    ) -> Result<(BTreeMap<TopicPartition, Bounds>, BTreeMap<Arc<str>, LogIdentity>), SourceFault> {
-        let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
-        let cluster_id = Some(self.source.cluster_id()?);
-        let states = self.source.topics(&topics.into_iter().collect::<Vec<_>>())?;
-        let bounds = self.source.bounds(partitions)?;
-        self.cluster_id.clone_from(&cluster_id);
-        let identity = |state: &TopicState| LogIdentity { cluster_id: cluster_id.clone(), topic_id: state.topic_id };
-        let identities = states.iter().map(|(topic, state)| (topic.clone(), identity(state))).collect();
-        for (topic, state) in states {
-            self.identities.entry(topic).or_insert(state);
-        }
-        Ok((bounds, identities))
-    }
-
-    /// `None` where trying again later may help; a missing topic is waited for no longer than the grace.
-    fn away_is_none<T>(&mut self, call: impl FnOnce(&mut Self) -> Result<T, SourceFault>) -> Result<Option<T>, Stop> {
-        match call(self) {
-            Ok(answer) => {
-                self.missing_since = None;
-                Ok(Some(answer))
-            }
-            Err(fault @ SourceFault::MissingTopic(_)) => {
-                let since = *self.missing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > self.grace { Err(fault.into()) } else { Ok(None) }
-            }
-            Err(fault @ SourceFault::Away(_)) => {
-                log::debug!("{fault}");
-                Ok(None)
-            }
-            Err(fault) => Err(fault.into()),
-        }
-    }
-
-    fn check_later(&mut self, partitions: &[TopicPartition], ahead: Option<Instant>) {
-        let mut flow = locked(&self.flow);
-        for partition in partitions {
-            if let Some(ownership) = flow.owned.get_mut(partition)
-                && let Phase::Claimed { check_at, ahead_since, .. } = &mut ownership.phase
-            {
-                *check_at = Instant::now() + Duration::from_secs(1);
-                *ahead_since = ahead_since.or(ahead);
-            }
-        }
-    }
-
-    /// After a failover the new leader may not know its own end yet: asked again for a while.
-    fn is_ahead(&mut self, claim: &Claim, bounds: &Bounds) -> Result<(), Stop> {
-        let ahead_since = match locked(&self.flow).owned.get(&claim.partition).map(|ownership| &ownership.phase) {
-            Some(Phase::Claimed { ahead_since, .. }) => *ahead_since,
-            _ => None,
-        };
-        let Claim { partition, next, .. } = claim;
-        let end = bounds.high_watermark;
-        match ahead_since {
-            Some(since) if since.elapsed() > AHEAD_MAX => Err(Stop::new(
-                ExitCode::DataNeedsDecision,
-                format!(
-                    "partition {partition}: the database is at offset {next}, but the log ends at {end}: it was \
-                     truncated; decide what to do about the difference, then set its next_offset in writer_offsets"
-                ),
-            )),
-            Some(_) => {
-                self.check_later(std::slice::from_ref(partition), None);
-                Ok(())
-            }
-            None => {
-                log::warn!("partition={partition} next_offset={next} is beyond the log's end {end}, asking again");
-                self.check_later(std::slice::from_ref(partition), Some(Instant::now()));
-                Ok(())
-            }
-        }
-    }
-
-    /// Says once for each partition that the group's offset, which we don't use, is ahead.
-    fn compare_with_group(&mut self, claims: &[Claim]) {
-        let new: Vec<&Claim> = claims.iter().filter(|c| !self.compared_with_group.contains(&c.partition)).collect();
-        if new.is_empty() {
-            return;
-        }
-        let partitions: Vec<_> = new.iter().map(|claim| claim.partition.clone()).collect();
-        match self.source.committed_offsets(&partitions) {
-            Ok(committed) => {
-                for Claim { partition, next, .. } in new {
-                    if let Some(group) = committed.get(partition).filter(|group| *group > next) {
-                        log::warn!(
-                            "partition={partition} next_offset={next} group_offset={group}: the group's offset in \
-                             Kafka is ahead; the database wins"
-                        );
-                    }
-                }
-                self.compared_with_group.extend(partitions);
-            }
-            Err(fault) => log::debug!("reading the group's offsets: {fault}"),
-        }
-    }
-
     /// Notices topics that were deleted and created again, or have got more partitions.
     fn watch_topics(&mut self) -> Result<(), Stop> {
         let interval = if self.records_since_check { TOPICS_INTERVAL_BUSY } else { TOPICS_INTERVAL_IDLE };
@@ -492,15 +341,24 @@ impl<'a> Consumer<'a> {
         let mut flow = locked(&self.flow);
         for (partition, position) in positions {
             match flow.batcher.read_to(&partition) {
-                Some(read_to) if position < read_to => flow.regressed = Some(partition),
+                Some(read_to) if position < read_to => flow.note_cut(&partition, position),
                 _ => flow.batcher.advance(&partition, position, now),
             }
         }
-        let regressed = flow.regressed.take();
-        if let Some(partition) = off_the_log.iter().find(|partition| reading.contains(partition)).or(regressed.as_ref())
-        {
+        let (gone, unread): (Vec<_>, Vec<_>) =
+            off_the_log.into_iter().partition(|partition| reading.contains(partition));
+        let is_cut = |partition: &&TopicPartition| reading.contains(partition);
+        if let Some(partition) = gone.first().or(flow.cut.keys().find(is_cut)) {
             log::warn!("partition={partition}: its log is not where it was, reading the positions again");
             flow.start_over();
+        }
+        drop(flow);
+        // Paused, but without a position, which would keep every poll from reading. Where it stands doesn't matter yet.
+        for partition in unread {
+            self.source.pause(std::slice::from_ref(&partition));
+            if let Err(fault) = self.source.seek(&partition, NextOffset(0)) {
+                log::debug!("partition={partition}: {fault}");
+            }
         }
         Ok(())
     }
@@ -574,7 +432,12 @@ impl<'a> Consumer<'a> {
 
     /// Gives up what is in flight and leaves the group.
     fn abandon(self) {
-        locked(&self.flow).start_over();
+        {
+            let mut flow = locked(&self.flow);
+            // A writer that has ended answers for its batch no more.
+            flow.abandoned = true;
+            flow.start_over();
+        }
         self.source.close();
     }
 
@@ -585,8 +448,10 @@ impl<'a> Consumer<'a> {
         let reading = locked(&self.flow).reading();
         self.source.pause(&reading);
         locked(&self.flow).seal();
-        let verified = self.verify_sealed();
+        let verified = if self.source.away_since().is_none() { self.verify_sealed() } else { Ok(()) };
         let mut flow = locked(&self.flow);
+        // What could not be verified is read again.
+        flow.drop_sealed();
         if let Err(stop) = verified {
             // The next start says it again, and why.
             log::warn!("not writing what was read last: {stop}");
@@ -610,6 +475,7 @@ impl<'a> Consumer<'a> {
             while flow.tracker.batches_in_flight() > 0 && Instant::now() < deadline {
                 flow.settle_within(Duration::from_millis(50));
             }
+            flow.abandoned = true;
         }
         let committable = flow.tracker.take_committable().filter(|_| self.synchronous_commit);
         drop(flow);
@@ -622,39 +488,4 @@ impl<'a> Consumer<'a> {
         self.source.close();
         log::info!("stopped {}", self.shared.stats);
     }
-}
-
-/// A topic that was deleted and created again has the same name and another id.
-fn same_log(topic: &str, followed: &LogIdentity, now: &LogIdentity) -> Result<(), Stop> {
-    let differ = |a: Option<String>, b: Option<String>| a.is_some() && b.is_some() && a != b;
-    let hex = |id: Option<[u8; 16]>| id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-    let (what, was, is) = if differ(followed.cluster_id.clone(), now.cluster_id.clone()) {
-        ("this is another cluster", followed.cluster_id.clone(), now.cluster_id.clone())
-    } else if differ(hex(followed.topic_id), hex(now.topic_id)) {
-        ("it was deleted and created again", hex(followed.topic_id), hex(now.topic_id))
-    } else {
-        return Ok(());
-    };
-    Err(Stop::new(
-        ExitCode::DataNeedsDecision,
-        format!(
-            "topic {topic:?}: {what} (id {}, was {}), so the offsets in the database are not those of its log; to start \
-             over with it, delete the topic's rows from writer_offsets",
-            is.unwrap_or_default(),
-            was.unwrap_or_default()
-        ),
-    ))
-}
-
-fn below_log_start(claim: &Claim, bounds: &Bounds) -> Stop {
-    let Claim { partition, next, .. } = claim;
-    let start = bounds.start;
-    Stop::new(
-        ExitCode::DataNeedsDecision,
-        format!(
-            "partition {partition}: the database is at offset {next}, but the log starts at {start}: records {next} to \
-             {} are gone from Kafka; accept the loss by setting its next_offset in writer_offsets to {start}",
-            start.0 - 1
-        ),
-    )
 }

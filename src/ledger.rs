@@ -3,7 +3,7 @@
 //! Knows no database client; `database` implements [`Ledger`]. The rows it speaks of are those of `writer_offsets`.
 
 use crate::batch::Epoch;
-use crate::exit::Stop;
+use crate::exit::{ExitCode, Stop};
 use crate::fault::Failure;
 use crate::record::{NextOffset, TopicPartition};
 use std::collections::BTreeMap;
@@ -103,4 +103,26 @@ pub enum StartFailure {
     Database(Failure),
     /// The answer to where to start did.
     Resolve(Stop),
+}
+
+/// Stops where the log is not the one that was followed: a topic that was deleted and created again has the same name and another id.
+pub fn same_log(topic: &str, followed: &LogIdentity, now: &LogIdentity) -> Result<(), Stop> {
+    let differ = |a: Option<String>, b: Option<String>| a.is_some() && b.is_some() && a != b;
+    let hex = |id: Option<[u8; 16]>| id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let (what, was, is) = if differ(followed.cluster_id.clone(), now.cluster_id.clone()) {
+        ("this is another cluster", followed.cluster_id.clone(), now.cluster_id.clone())
+    } else if differ(hex(followed.topic_id), hex(now.topic_id)) {
+        ("it was deleted and created again", hex(followed.topic_id), hex(now.topic_id))
+    } else {
+        return Ok(());
+    };
+    Err(Stop::new(
+        ExitCode::DataNeedsDecision,
+        format!(
+            "topic {topic:?}: {what} (id {}, was {}), so the offsets in the database are not those of its log; to start \
+             over with it, delete the topic's rows from writer_offsets",
+            is.unwrap_or_default(),
+            was.unwrap_or_default()
+        ),
+    ))
 }

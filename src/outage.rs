@@ -25,6 +25,11 @@ impl Outage {
         Outage { what, limit, away: AtomicBool::new(false), since: Mutex::new(None) }
     }
 
+    /// How long it may stay away; `None`: for ever.
+    pub fn limit(&self) -> Option<Duration> {
+        self.limit
+    }
+
     /// Notes a failed attempt.
     pub fn away(&self, why: &dyn Display) -> Result<(), Stop> {
         let what = self.what;

@@ -110,7 +110,9 @@ pub fn judge(intervals: &[Interval], truth: &BTreeMap<TopicPartition, Truth>) ->
     for interval in intervals {
         match truth.get(&interval.partition) {
             None => rewound = Some((interval.partition.clone(), None)),
-            Some(row) if row.epoch != interval.epoch => fenced.push((interval.partition.clone(), row.clone())),
+            Some(row) if row.epoch > interval.epoch => fenced.push((interval.partition.clone(), row.clone())),
+            // Epochs only rise, unless an older state of the database was restored.
+            Some(row) if row.epoch < interval.epoch => rewound = Some((interval.partition.clone(), Some(row.next))),
             Some(row) if row.next >= interval.to => applied += 1,
             Some(row) if row.next == interval.from => not_applied += 1,
             Some(row) if row.next < interval.from => rewound = Some((interval.partition.clone(), Some(row.next))),
@@ -172,6 +174,12 @@ mod tests {
         let partition = TopicPartition::new("t", 1);
         assert_eq!(verdict(&[(0, 20, 3), (1, 4, 3)]), Verdict::Rewound(partition.clone(), Some(NextOffset(4))));
         assert_eq!(verdict(&[(0, 20, 3)]), Verdict::Rewound(partition, None));
+    }
+
+    #[test]
+    fn an_older_claim_is_a_rewind_too() {
+        let partition = TopicPartition::new("t", 1);
+        assert_eq!(verdict(&[(0, 10, 3), (1, 5, 2)]), Verdict::Rewound(partition, Some(NextOffset(5))));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub enum SourceFault {
     Denied(String),
     /// The settings can't work.
     Config(String),
+    /// Another process has taken our place in the group.
+    Replaced(String),
     /// What the log holds can't be read, and asking again gives the same bytes.
     Unreadable(String),
 }
@@ -57,6 +59,7 @@ impl fmt::Display for SourceFault {
             SourceFault::Away(message)
             | SourceFault::Denied(message)
             | SourceFault::Config(message)
+            | SourceFault::Replaced(message)
             | SourceFault::Unreadable(message) => write!(f, "kafka: {message}"),
             SourceFault::MissingTopic(topic) => {
                 write!(f, "kafka: topic {topic:?} does not exist; create it, or mend [[topics]] name")
@@ -71,6 +74,7 @@ impl From<SourceFault> for Stop {
             SourceFault::Away(_) => ExitCode::ServerAway,
             SourceFault::MissingTopic(_) | SourceFault::Config(_) => ExitCode::Config,
             SourceFault::Denied(_) => ExitCode::Permission,
+            SourceFault::Replaced(_) => ExitCode::TryLater,
             SourceFault::Unreadable(_) => ExitCode::DataNeedsDecision,
         };
         Stop::new(code, fault.to_string())
@@ -101,7 +105,7 @@ pub trait Source {
     /// The topics as the brokers know them now, never from a cache.
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault>;
 
-    /// The ends of some partitions' logs, asked of the brokers now.
+    /// The ends of some partitions' logs, asked of the brokers now. A partition whose leader does not answer is absent.
     fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault>;
 
     /// Resolves where a new pipeline starts.

@@ -242,5 +242,9 @@ pub fn ends(
     source: &mut dyn Source,
     partitions: &[TopicPartition],
 ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
-    Ok(source.bounds(partitions)?.into_iter().map(|(partition, bounds)| (partition, bounds.last_stable)).collect())
+    let bounds = source.bounds(partitions)?;
+    match partitions.iter().find(|partition| !bounds.contains_key(partition)) {
+        Some(partition) => Err(SourceFault::Away(format!("no broker knows where partition {partition} ends"))),
+        None => Ok(bounds.into_iter().map(|(partition, bounds)| (partition, bounds.last_stable)).collect()),
+    }
 }

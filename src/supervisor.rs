@@ -185,8 +185,10 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
     let (claims, desk) = claimer::channels();
     {
         let (shared, shutdown) = (shared.clone(), shutdown.clone());
+        let grace = config.schema.grace;
         spawn("claimer", ends_tx.clone(), move || {
-            claimer::run(&mut ledger, &desk, &shared.database, shared.pipeline_lock.as_ref(), &shutdown).map(|()| None)
+            claimer::run(&mut ledger, &desk, &shared.database, shared.pipeline_lock.as_ref(), grace, &shutdown)
+                .map(|()| None)
         })?;
     }
     {

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// A batch with more refused rows than this is a schema problem, not bad data.
 const REFUSED_ROWS_MAX: u32 = 100;
+/// A batch that has failed so often is worth a line in the log.
+const TRIES_QUIET: u32 = 10;
 /// How often a writer looks whether the pipeline's lock has been confirmed.
 const LOCK_LOOK: Duration = Duration::from_millis(50);
 /// Pause between tries after a fault that an operator has to mend.
@@ -99,6 +101,7 @@ struct Attempt<'a> {
     seq: Seq,
     backoff: Backoff,
     resource_backoff: Backoff,
+    begun_at: Instant,
     tries: u32,
     refused: u32,
     connection_lost_at: Option<Instant>,
@@ -120,6 +123,7 @@ impl<'a> Attempt<'a> {
             seq,
             backoff: Backoff::unseeded(shared.retry.initial, shared.retry.max),
             resource_backoff: Backoff::unseeded(OPERATOR_PAUSE, shared.retry.max.max(OPERATOR_PAUSE)),
+            begun_at: Instant::now(),
             tries: 0,
             refused: 0,
             connection_lost_at: None,
@@ -133,13 +137,7 @@ impl<'a> Attempt<'a> {
             if let Next::Settled(settlement) = self.transaction(&mut work)? {
                 return Ok(settlement);
             }
-            self.tries += 1;
             add(&self.shared.stats.retries, 1);
-            let tries_max = self.shared.retry.attempts_max;
-            if tries_max > 0 && self.tries >= tries_max {
-                let message = format!("database: a batch failed {} times (retry.attempts_max)", self.tries);
-                return Err(Stop::new(ExitCode::ServerAway, message));
-            }
         }
     }
 
@@ -291,6 +289,9 @@ impl<'a> Attempt<'a> {
     fn failed(&mut self, failure: Failure, work: Option<&mut Work<'_>>) -> Result<Next, Stop> {
         let shared = self.shared;
         log::debug!("seq={} fault={:?}: {failure}", self.seq.0, failure.fault);
+        if !matches!(failure.fault, Fault::Record | Fault::UniqueKey) {
+            self.count_try(&failure)?;
+        }
         let pause = match failure.fault {
             Fault::Connection | Fault::WrongNode => {
                 self.connection_lost_at = Some(Instant::now());
@@ -335,6 +336,28 @@ impl<'a> Attempt<'a> {
             return Ok(self.discarded(Discard::Cancelled));
         }
         Ok(Next::Again)
+    }
+
+    /// Ends what is tried too often or for too long.
+    fn count_try(&mut self, failure: &Failure) -> Result<(), Stop> {
+        self.tries += 1;
+        if self.tries == TRIES_QUIET {
+            log::warn!("a batch has failed {TRIES_QUIET} times, still trying: {failure}");
+        }
+        let tries_max = self.shared.retry.attempts_max;
+        if tries_max > 0 && self.tries >= tries_max {
+            let message = format!("database: a batch failed {} times (retry.attempts_max): {failure}", self.tries);
+            return Err(Stop::new(ExitCode::ServerAway, message));
+        }
+        // What an outage is has its own clock; this is a server that answers, but never lets the batch through.
+        if let Some(limit) = self.shared.database.limit()
+            && self.begun_at.elapsed() > limit
+            && matches!(failure.fault, Fault::Transaction | Fault::Lock | Fault::Statement)
+        {
+            let message = format!("database: a batch failed for {} s (retry.max_outage_s): {failure}", limit.as_secs());
+            return Err(Stop::new(ExitCode::ServerAway, message));
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, failure: &Failure, work: Option<&mut Work<'_>>) -> Result<(), Stop> {

@@ -397,10 +397,7 @@ fn contradictions_name_both_keys() {
             &["writers.max_hold_ms=20000", "database.statement_timeout_ms=20000"],
             "--set: writers.max_hold_ms: must be below database.statement_timeout_ms, 20000",
         ),
-        (
-            &["kafka.group_protocol=consumer", "kafka.instance_id=a"],
-            "--set: kafka.instance_id: needs a classic group",
-        ),
+        (&["kafka.group_protocol=consumer", "kafka.instance_id=a"], "--set: kafka.instance_id: needs a classic group"),
         (
             &["kafka.assignment=all", "kafka.instance_id=a"],
             "--set: kafka.instance_id: is of use only with kafka.assignment = \"group\"",

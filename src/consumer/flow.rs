@@ -58,8 +58,10 @@ pub(super) struct Flow {
     pub owned: BTreeMap<TopicPartition, Ownership>,
     /// Set when every owned partition must be paused, because it is to be claimed again.
     pub pause_all: bool,
-    /// Set when a poll handed out an offset below where the partition had been read to.
-    pub regressed: Option<TopicPartition>,
+    /// Where the log of a partition turned out to be shorter than what had been read of it.
+    pub cut: BTreeMap<TopicPartition, NextOffset>,
+    /// Set when what is in flight is of no interest any more.
+    pub abandoned: bool,
     /// The newest answer to where the pipeline stands.
     pub progress: Option<BTreeMap<TopicPartition, NextOffset>>,
     /// Set when everything committed before the last barrier was asked for is durable; `false`: try again.
@@ -100,7 +102,8 @@ impl Flow {
             tracker: Tracker::new(),
             owned: BTreeMap::new(),
             pause_all: false,
-            regressed: None,
+            cut: BTreeMap::new(),
+            abandoned: false,
             progress: None,
             barrier: None,
             stop: None,
@@ -126,7 +129,7 @@ impl Flow {
         match self.batcher.read_to(partition) {
             // Not claimed, or given up a moment ago: it will be read again by whoever owns it.
             None => {}
-            Some(read_to) if read_to.is_past(record.offset) => self.regressed = Some(partition.clone()),
+            Some(read_to) if read_to.is_past(record.offset) => self.note_cut(partition, NextOffset(record.offset.0)),
             Some(_) => {
                 self.batcher.push(partition, record, now);
                 if self.batcher.is_full() {
@@ -134,6 +137,12 @@ impl Flow {
                 }
             }
         }
+    }
+
+    /// Notes where a log was found to go on, below what had been read of it.
+    pub fn note_cut(&mut self, partition: &TopicPartition, at: NextOffset) {
+        let cut = self.cut.entry(partition.clone()).or_insert(at);
+        *cut = at.min(*cut);
     }
 
     /// Closes the open batch.
@@ -151,6 +160,11 @@ impl Flow {
     /// What is closed may be sent.
     pub fn mark_verified(&mut self) {
         self.ready.append(&mut self.sealed);
+    }
+
+    /// Drops closed batches that could not be verified.
+    pub fn drop_sealed(&mut self) {
+        self.sealed.clear();
     }
 
     /// Whether a closed batch waits.
@@ -258,6 +272,7 @@ impl Flow {
     fn forget(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             self.owned.remove(partition);
+            self.cut.remove(partition);
             self.batcher.forget(partition);
             self.tracker.forget(partition);
         }
@@ -394,7 +409,7 @@ impl Flow {
     fn wait_for_flight(&mut self, partitions: &[TopicPartition]) {
         let mut deadline = Instant::now() + REVOKE_WAIT_MAX;
         let mut cancelled = false;
-        while self.tracker.is_in_flight(partitions) {
+        while self.tracker.is_in_flight(partitions) && !self.abandoned {
             let left = deadline.saturating_duration_since(Instant::now());
             if !left.is_zero() {
                 self.settle_within(left.min(Duration::from_millis(100)));

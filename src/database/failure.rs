@@ -34,7 +34,9 @@ pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
 /// whatever a trigger raises. Class 42 is about statements.
 fn refusal(fault: Fault, error: &DbError) -> String {
     let is_about_values = matches!(fault, Fault::Record | Fault::UniqueKey | Fault::Unlisted);
-    if !is_about_values || error.code().code().starts_with("42") {
+    // The server's own word for what RAISE runs: such a message is the trigger's, whatever its code.
+    let is_raised = error.routine() == Some("exec_stmt_raise");
+    if !is_raised && (!is_about_values || error.code().code().starts_with("42")) {
         return error.message().lines().next().unwrap_or_default().to_owned();
     }
     let mut why = "refused by PostgreSQL".to_owned();

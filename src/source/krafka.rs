@@ -5,27 +5,30 @@
 //! topic ids), added partitions are not seen in a classic group (`partitions_added`), an outage looks like no records
 //! and fetching sleeps on after it (`watch_outage`), and `poll` may outlive its timeout (`within`).
 
+mod listener;
+mod wire;
+
 use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
 use crate::batch::Incoming;
-use crate::config::{AssignmentMode, GroupProtocol, Isolation, Kafka as KafkaConfig, SaslMechanism};
+use crate::config::{AssignmentMode, GroupProtocol, Isolation, Kafka as KafkaConfig};
 use crate::delivery::Committable;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use krafka::admin::{
     AdminClient, AlterConsumerGroupOffsetsOptions, DescribeClusterOptions, DescribeFeaturesOptions,
     DescribeTopicsOptions, ListConsumerGroupOffsetsOptions, ListOffsetsOptions, OffsetSpec,
 };
-use krafka::auth::{AuthConfig, TlsConfig};
 use krafka::consumer::{
-    AutoOffsetReset, Consumer, ConsumerBuilder, ConsumerRebalanceListener, GroupProtocol as WireProtocol,
-    IsolationLevel, OffsetAndMetadata, PartitionAssignmentStrategy, TopicPartition as WirePartition,
+    AutoOffsetReset, Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, IsolationLevel, OffsetAndMetadata,
+    PartitionAssignmentStrategy,
 };
-use krafka::error::{ErrorCode, KrafkaError, ProtocolErrorKind};
+use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, Kafka};
+use listener::Listener;
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use wire::{SLACK, fault, ours, security, wire, within};
 
 /// One request to the brokers, at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,8 +38,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the client believes its picture of the topics.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(10);
-/// What a request may take beyond what it was allowed.
-const SLACK: Duration = Duration::from_millis(500);
 /// A poll is cut off after so long, at first. With a hung broker it would take half a minute; but a large fetch over a
 /// slow network takes its time, and is begun again after a cut: so each cut doubles this.
 const POLL_CUT_MIN: Duration = Duration::from_secs(1);
@@ -57,6 +58,7 @@ pub struct KrafkaSource {
     admin: AdminClient,
     consumer: Option<Arc<Consumer>>,
     assignment: Option<Arc<dyn Assignment>>,
+    protocol: Option<WireProtocol>,
     subscribed: Vec<Arc<str>>,
     // Partition counts that the current assignment was made with.
     counts: BTreeMap<Arc<str>, i32>,
@@ -96,6 +98,7 @@ impl KrafkaSource {
             admin,
             consumer: None,
             assignment: None,
+            protocol: None,
             subscribed: Vec::new(),
             counts: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -108,7 +111,17 @@ impl KrafkaSource {
         })
     }
 
-    fn group_protocol(&self) -> Result<WireProtocol, SourceFault> {
+    /// Asked once: what was joined with is what counts.
+    fn group_protocol(&mut self) -> Result<WireProtocol, SourceFault> {
+        let protocol = match self.protocol {
+            Some(protocol) => protocol,
+            None => self.choose_group_protocol()?,
+        };
+        self.protocol = Some(protocol);
+        Ok(protocol)
+    }
+
+    fn choose_group_protocol(&self) -> Result<WireProtocol, SourceFault> {
         Ok(match (self.config.group_protocol, &self.config.instance_id) {
             (GroupProtocol::Classic, _) => WireProtocol::Classic,
             (GroupProtocol::Consumer, _) => WireProtocol::Consumer,
@@ -117,13 +130,14 @@ impl KrafkaSource {
             (GroupProtocol::Auto, None) => {
                 let options = DescribeFeaturesOptions::default().timeout(REQUEST_TIMEOUT);
                 let features = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_features(options)));
-                // Brokers too old to answer are too old for the new protocol.
-                let offers = |name: &str, level: i16| {
-                    features.as_ref().is_ok_and(|features| {
-                        features.finalized.iter().any(|f| f.name == name && f.max_version_level >= level)
-                    })
+                let features = match features {
+                    Ok(features) => features.finalized,
+                    // Brokers too old to answer are too old for the new protocol.
+                    Err(SourceFault::Config(_)) => return Ok(WireProtocol::Classic),
+                    Err(other) => return Err(other),
                 };
-                if offers("group.version", 1) { WireProtocol::Consumer } else { WireProtocol::Classic }
+                let is_offered = features.iter().any(|f| f.name == "group.version" && f.max_version_level >= 1);
+                if is_offered { WireProtocol::Consumer } else { WireProtocol::Classic }
             }
         })
     }
@@ -173,7 +187,7 @@ impl KrafkaSource {
         let (Some(consumer), Some(assignment)) = (self.consumer.clone(), self.assignment.clone()) else {
             return Ok(());
         };
-        let mut added = Vec::new();
+        let listener = Listener::of(assignment, &consumer);
         for (topic, state) in counts {
             let mine: Vec<i32> = match &self.config.assignment {
                 AssignmentMode::Partitions(listed) => listed.clone(),
@@ -192,13 +206,10 @@ impl KrafkaSource {
                 .collect();
             if !new.is_empty() {
                 self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, mine)))?;
-                self.sought.extend(new.iter().cloned());
-                added.extend(new);
+                // At once: a partition without a position would keep every poll from reading.
+                self.runtime.block_on(listener.take_over(&new));
+                self.sought.extend(new);
             }
-        }
-        if !added.is_empty() {
-            let listener = Listener::of(assignment, &consumer);
-            self.runtime.block_on(listener.take_over(&added));
         }
         Ok(())
     }
@@ -221,7 +232,8 @@ impl KrafkaSource {
         }
         self.errors_seen = errors;
         match (self.cluster_within(PROBE_INTERVAL), self.away_since) {
-            (Ok(_), None) => {}
+            // Some of the brokers may have been away, or one that leads ours: its partitions would sleep on, too.
+            (Ok(_), None) => self.wake(&consumer),
             (Ok(_), Some(since)) => {
                 self.away_since = None;
                 log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
@@ -315,13 +327,7 @@ impl Source for KrafkaSource {
                 high_watermark: NextOffset(*ends.get(partition)?),
             })
         };
-        partitions
-            .iter()
-            .map(|partition| match bounds(partition) {
-                Some(bounds) => Ok((partition.clone(), bounds)),
-                None => Err(SourceFault::Away(format!("no broker knows the offsets of {partition}"))),
-            })
-            .collect()
+        Ok(partitions.iter().filter_map(|partition| Some((partition.clone(), bounds(partition)?))).collect())
     }
 
     fn start_offsets(
@@ -330,11 +336,13 @@ impl Source for KrafkaSource {
         start_at: StartAt,
     ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
         let bounds = self.bounds(partitions)?;
+        complete(partitions, &bounds)?;
         let chosen: BTreeMap<TopicPartition, i64> = match start_at {
             StartAt::Earliest => BTreeMap::new(),
             StartAt::Latest => bounds.iter().map(|(partition, b)| (partition.clone(), b.last_stable.0)).collect(),
             StartAt::TimeMs(time_ms) => {
                 let found = self.offsets(partitions, OffsetSpec::Timestamp(time_ms), false)?;
+                complete(partitions, &found)?;
                 // -1: every record is older.
                 let end = |partition: &TopicPartition| bounds[partition].last_stable.0;
                 found.into_iter().map(|(p, offset)| (p.clone(), if offset < 0 { end(&p) } else { offset })).collect()
@@ -531,109 +539,10 @@ impl Source for KrafkaSource {
     }
 }
 
-/// Hands changes of ownership on, from inside the client's poll. It must not wait on anything of the client's: a poll
-/// that is cut off there can lose the change. `seek` and `pause` never wait.
-struct Listener {
-    assignment: Arc<dyn Assignment>,
-    consumer: Arc<OnceLock<Weak<Consumer>>>,
-}
-
-impl Listener {
-    fn of(assignment: Arc<dyn Assignment>, consumer: &Arc<Consumer>) -> Self {
-        let cell = OnceLock::from(Arc::downgrade(consumer));
-        Listener { assignment, consumer: Arc::new(cell) }
+/// Where a partition would start must be known of all of them.
+fn complete<T>(partitions: &[TopicPartition], known: &BTreeMap<TopicPartition, T>) -> Result<(), SourceFault> {
+    match partitions.iter().find(|partition| !known.contains_key(partition)) {
+        Some(partition) => Err(SourceFault::Away(format!("no broker knows the offsets of partition {partition}"))),
+        None => Ok(()),
     }
-
-    async fn take_over(&self, partitions: &[TopicPartition]) {
-        let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) else { return };
-        for partition in partitions {
-            consumer.pause(&partition.topic, &[partition.partition]).await;
-        }
-        let known = self.assignment.assigned(partitions);
-        for partition in partitions {
-            // A partition without a position would be looked up in the group's offsets. It is paused, so where it
-            // stands until it is claimed doesn't matter.
-            let next = known.iter().find(|(claimed, _)| claimed == partition).map_or(0, |(_, next)| next.0);
-            if let Err(error) = consumer.seek(&partition.topic, partition.partition, next).await {
-                log::debug!("seeking partition={partition}: {error}");
-            }
-        }
-    }
-}
-
-impl ConsumerRebalanceListener for Listener {
-    async fn on_partitions_assigned(&self, partitions: &[WirePartition]) {
-        let partitions: Vec<_> = partitions.iter().map(ours).collect();
-        self.take_over(&partitions).await;
-    }
-
-    async fn on_partitions_revoked(&self, partitions: &[WirePartition]) {
-        self.assignment.revoked(&partitions.iter().map(ours).collect::<Vec<_>>());
-    }
-
-    async fn on_partitions_lost(&self, partitions: &[WirePartition]) {
-        self.assignment.lost(&partitions.iter().map(ours).collect::<Vec<_>>());
-    }
-}
-
-fn wire(partition: &TopicPartition) -> WirePartition {
-    WirePartition::new(&*partition.topic, partition.partition)
-}
-
-fn ours(partition: &WirePartition) -> TopicPartition {
-    TopicPartition::new(partition.topic.as_str(), partition.partition)
-}
-
-async fn within<T>(limit: Duration, call: impl Future<Output = krafka::Result<T>>) -> Result<T, SourceFault> {
-    match tokio::time::timeout(limit + SLACK, call).await {
-        Ok(answer) => answer.map_err(fault),
-        Err(_) => Err(SourceFault::Away(format!("no answer within {} s", limit.as_secs()))),
-    }
-}
-
-fn fault(error: KrafkaError) -> SourceFault {
-    match error {
-        KrafkaError::Auth { .. } => SourceFault::Denied(error.to_string()),
-        KrafkaError::Config { .. } => SourceFault::Config(error.to_string()),
-        KrafkaError::Broker {
-            code:
-                ErrorCode::TopicAuthorizationFailed
-                | ErrorCode::GroupAuthorizationFailed
-                | ErrorCode::ClusterAuthorizationFailed
-                | ErrorCode::SaslAuthenticationFailed,
-            ..
-        } => SourceFault::Denied(error.to_string()),
-        // An undecodable batch: its text names partition and offset, then how this client's API would go on.
-        KrafkaError::Protocol { kind, message }
-            if !kind.is_retriable() && kind != ProtocolErrorKind::UnknownApiVersion =>
-        {
-            SourceFault::Unreadable(format!("{} ({kind:?})", message.split(';').next().unwrap_or_default()))
-        }
-        KrafkaError::Broker { code: ErrorCode::UnsupportedVersion, .. } => SourceFault::Config(error.to_string()),
-        other => SourceFault::Away(other.to_string()),
-    }
-}
-
-fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, SourceFault> {
-    let tls = config.tls.as_ref().map(|tls| {
-        let mut wire = TlsConfig::new();
-        if let Some(ca_file) = &tls.ca_file {
-            wire = wire.with_ca_cert(ca_file.display().to_string());
-        }
-        if let (Some(cert_file), Some(key_file)) = (&tls.cert_file, &tls.key_file) {
-            wire = wire.with_client_cert(cert_file.display().to_string(), key_file.display().to_string());
-        }
-        wire
-    });
-    let Some(sasl) = &config.sasl else { return Ok(tls.map(AuthConfig::ssl)) };
-    let password = sasl.password().map_err(SourceFault::Config)?;
-    let auth = match sasl.mechanism {
-        SaslMechanism::Plain => AuthConfig::sasl_plain(&sasl.username, password.reveal()),
-        SaslMechanism::ScramSha256 => AuthConfig::sasl_scram_sha256(&sasl.username, password.reveal()),
-        SaslMechanism::ScramSha512 => AuthConfig::sasl_scram_sha512(&sasl.username, password.reveal()),
-    };
-    Ok(Some(match tls {
-        Some(tls) => auth.with_tls(tls),
-        None => auth,
-    }))
 }

@@ -106,7 +106,7 @@ fn an_offset_below_the_position_is_noticed_and_not_taken_in() {
     let mut bench = bench(false).reading(&[0]);
     bench.take_in(0, 5);
     bench.take_in(0, 5);
-    assert_eq!(bench.flow.regressed, Some(partition(0)));
+    assert_eq!(bench.flow.cut, BTreeMap::from([(partition(0), NextOffset(5))]));
     bench.flow.seal();
     assert_eq!(bench.dispatch()[0].batch.len(), 1);
 }

@@ -1,0 +1,78 @@
+//! Between our words and the client's: partitions, faults, deadlines, security.
+
+use crate::config::{Kafka as KafkaConfig, SaslMechanism};
+use crate::record::TopicPartition;
+use crate::source::SourceFault;
+use krafka::auth::{AuthConfig, TlsConfig};
+use krafka::consumer::TopicPartition as WirePartition;
+use krafka::error::{ErrorCode, KrafkaError, ProtocolErrorKind};
+use std::future::Future;
+use std::time::Duration;
+
+/// What a request may take beyond what it was allowed.
+pub(super) const SLACK: Duration = Duration::from_millis(500);
+
+pub(super) fn wire(partition: &TopicPartition) -> WirePartition {
+    WirePartition::new(&*partition.topic, partition.partition)
+}
+
+pub(super) fn ours(partition: &WirePartition) -> TopicPartition {
+    TopicPartition::new(partition.topic.as_str(), partition.partition)
+}
+
+pub(super) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = krafka::Result<T>>,
+) -> Result<T, SourceFault> {
+    match tokio::time::timeout(limit + SLACK, call).await {
+        Ok(answer) => answer.map_err(fault),
+        Err(_) => Err(SourceFault::Away(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+pub(super) fn fault(error: KrafkaError) -> SourceFault {
+    match error {
+        KrafkaError::Auth { .. } => SourceFault::Denied(error.to_string()),
+        KrafkaError::Config { .. } => SourceFault::Config(error.to_string()),
+        KrafkaError::Broker {
+            code:
+                ErrorCode::TopicAuthorizationFailed
+                | ErrorCode::GroupAuthorizationFailed
+                | ErrorCode::ClusterAuthorizationFailed
+                | ErrorCode::SaslAuthenticationFailed,
+            ..
+        } => SourceFault::Denied(error.to_string()),
+        // An undecodable batch: its text names partition and offset, then how this client's API would go on.
+        KrafkaError::Protocol { kind, message }
+            if !kind.is_retriable() && kind != ProtocolErrorKind::UnknownApiVersion =>
+        {
+            SourceFault::Unreadable(format!("{} ({kind:?})", message.split(';').next().unwrap_or_default()))
+        }
+        KrafkaError::Broker { code: ErrorCode::UnsupportedVersion, .. } => SourceFault::Config(error.to_string()),
+        other => SourceFault::Away(other.to_string()),
+    }
+}
+
+pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, SourceFault> {
+    let tls = config.tls.as_ref().map(|tls| {
+        let mut wire = TlsConfig::new();
+        if let Some(ca_file) = &tls.ca_file {
+            wire = wire.with_ca_cert(ca_file.display().to_string());
+        }
+        if let (Some(cert_file), Some(key_file)) = (&tls.cert_file, &tls.key_file) {
+            wire = wire.with_client_cert(cert_file.display().to_string(), key_file.display().to_string());
+        }
+        wire
+    });
+    let Some(sasl) = &config.sasl else { return Ok(tls.map(AuthConfig::ssl)) };
+    let password = sasl.password().map_err(SourceFault::Config)?;
+    let auth = match sasl.mechanism {
+        SaslMechanism::Plain => AuthConfig::sasl_plain(&sasl.username, password.reveal()),
+        SaslMechanism::ScramSha256 => AuthConfig::sasl_scram_sha256(&sasl.username, password.reveal()),
+        SaslMechanism::ScramSha512 => AuthConfig::sasl_scram_sha512(&sasl.username, password.reveal()),
+    };
+    Ok(Some(match tls {
+        Some(tls) => auth.with_tls(tls),
+        None => auth,
+    }))
+}
