@@ -32,6 +32,8 @@ use wire::{SLACK, fault, ours, security, wire, within};
 
 /// One request to the brokers, at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// One look at the topics, at most: taken before every batch is sent, so it must not hold up the consumer for long.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// One connection attempt, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits are only information: a hung broker must not hold up the consumer for long.
@@ -239,11 +241,15 @@ impl KrafkaSource {
                 log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
                 self.wake(&consumer);
             }
-            (Err(fault), None) => {
-                self.away_since = Some(self.probed_at);
-                log::warn!("kafka unreachable, retrying: {fault}");
-            }
-            (Err(_), Some(_)) => {}
+            (Err(fault), _) => self.note_away(&fault),
+        }
+    }
+
+    /// Says it once for each outage of a consumer; while starting, the caller does.
+    fn note_away(&mut self, why: &dyn std::fmt::Display) {
+        if self.away_since.is_none() && self.consumer.is_some() {
+            self.away_since = Some(Instant::now());
+            log::warn!("kafka unreachable, retrying: {why}");
         }
     }
 
@@ -293,10 +299,15 @@ impl Source for KrafkaSource {
     }
 
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault> {
-        let options = DescribeTopicsOptions::default().timeout(REQUEST_TIMEOUT);
+        let options = DescribeTopicsOptions::default().timeout(DESCRIBE_TIMEOUT);
         let names: BTreeMap<&str, &Arc<str>> = names.iter().map(|name| (&**name, name)).collect();
         let described =
-            self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_topics(names.keys(), options)))?;
+            self.runtime.block_on(within(DESCRIBE_TIMEOUT, self.admin.describe_topics(names.keys(), options)));
+        // While nothing is fetched, because the writers are behind, nobody else notices.
+        if let Err(SourceFault::Away(message)) = &described {
+            self.note_away(message);
+        }
+        let described = described?;
         let mut states = BTreeMap::new();
         for (name, description) in described {
             let Some(known) = names.get(name.as_str()) else { continue };

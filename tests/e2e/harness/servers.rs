@@ -1,0 +1,109 @@
+//! Where the servers are, and who may disturb them.
+//!
+//! Ordinary tests share the servers; a test that stops one of them has them for itself.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The addresses that `dev/services env` prints.
+pub struct Servers {
+    /// Bootstrap servers.
+    pub brokers: String,
+    /// The test database, as a user that may do everything.
+    pub database_url: String,
+    /// `dev/services`.
+    services: PathBuf,
+    /// Its state.
+    services_dir: PathBuf,
+    /// The broker's process id.
+    pub kafka_pid_file: PathBuf,
+}
+
+static TURN: RwLock<()> = RwLock::new(());
+
+/// Held for as long as a test uses the servers.
+pub enum Turn {
+    /// Beside others.
+    Shared(#[allow(dead_code)] RwLockReadGuard<'static, ()>),
+    /// Alone; both servers run again afterwards.
+    Alone(#[allow(dead_code)] RwLockWriteGuard<'static, ()>),
+}
+
+impl Turn {
+    /// Beside others.
+    pub fn shared() -> Turn {
+        // A test that failed does not make the servers unusable: it has started them again.
+        Turn::Shared(TURN.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Alone.
+    pub fn alone() -> Turn {
+        Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Turn::Alone(_) = self {
+            servers().service(&["start", "postgres"]);
+            servers().service(&["start", "kafka"]);
+        }
+    }
+}
+
+/// The servers. Panics if the environment names none: a test that counts is never skipped.
+pub fn servers() -> &'static Servers {
+    static SERVERS: OnceLock<Servers> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        let variable = |name: &str| {
+            std::env::var(name).unwrap_or_else(|_| {
+                panic!("{name} is not set: these tests need the servers that dev/test starts; run dev/test")
+            })
+        };
+        // For the broken server's messages only; but without it this is not the environment of dev/test.
+        variable("POSTGRES_PID_FILE");
+        Servers {
+            brokers: variable("KAFKA_BROKERS"),
+            database_url: variable("DATABASE_URL"),
+            services: variable("SERVICES").into(),
+            services_dir: variable("SERVICES_DIR").into(),
+            kafka_pid_file: variable("KAFKA_PID_FILE").into(),
+        }
+    })
+}
+
+impl Servers {
+    /// Calls `dev/services`, such as `restart postgres --mode immediate`.
+    pub fn service(&self, arguments: &[&str]) {
+        let output = Command::new(&self.services)
+            .args(arguments)
+            .env("SERVICES_DIR", &self.services_dir)
+            .stdin(Stdio::null())
+            .output()
+            .expect("dev/services can be run");
+        assert!(
+            output.status.success(),
+            "dev/services {} failed: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// The database's host and port.
+    pub fn database_address(&self) -> String {
+        self.parts().1.to_owned()
+    }
+
+    /// The database's URL with another address, such as that of a proxy.
+    pub fn database_url_at(&self, address: &str) -> String {
+        let (before, _, after) = self.parts();
+        format!("{before}@{address}/{after}")
+    }
+
+    fn parts(&self) -> (&str, &str, &str) {
+        let (before, rest) = self.database_url.split_once('@').expect("DATABASE_URL is scheme://user@host:port/name");
+        let (address, after) = rest.split_once('/').expect("DATABASE_URL is scheme://user@host:port/name");
+        (before, address, after)
+    }
+}

@@ -1,0 +1,162 @@
+//! One test's own corner of the servers.
+
+use super::broker;
+use super::checker::Ids;
+use super::servers::{Turn, servers};
+use super::worker::Invocation;
+use postgres::{Client, NoTls};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A topic, a PostgreSQL schema, a pipeline and a consumer group that nobody else uses, and the numbers that were sent.
+/// Removed at the end, unless the test has failed.
+pub struct Stage {
+    /// Names all of it.
+    pub name: String,
+    /// The topic of prices.
+    pub topic: String,
+    /// Its partitions at the start.
+    pub n_partitions: i32,
+    topics: Mutex<Vec<String>>,
+    /// Every number that must become exactly one row.
+    sent: Arc<Mutex<Ids>>,
+    directory: PathBuf,
+    // Last, so that it is dropped last.
+    _turn: Turn,
+}
+
+impl Stage {
+    /// Beside other tests.
+    pub fn new(test: &str, n_partitions: i32) -> Stage {
+        Stage::with(Turn::shared(), test, n_partitions, &[])
+    }
+
+    /// Beside other tests, with settings of the topic.
+    pub fn with_configs(test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        Stage::with(Turn::shared(), test, n_partitions, configs)
+    }
+
+    /// Alone: the test may stop the servers.
+    pub fn alone(test: &str, n_partitions: i32) -> Stage {
+        Stage::with(Turn::alone(), test, n_partitions, &[])
+    }
+
+    fn with(turn: Turn, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        let name = format!("e2e_{test}_{:08x}", fastrand::u32(..));
+        let topic = format!("{name}_prices");
+        let directory = std::env::temp_dir().join(format!("stock-db-writer-{name}"));
+        std::fs::create_dir_all(&directory).expect("a directory for temporary files can be made");
+        let stage = Stage {
+            topic: topic.clone(),
+            n_partitions,
+            topics: Mutex::new(Vec::new()),
+            sent: Arc::default(),
+            directory,
+            _turn: turn,
+            name,
+        };
+        stage.add_topic(&topic, n_partitions, configs);
+        stage.execute(&format!("CREATE SCHEMA {}", stage.name));
+        stage
+    }
+
+    /// One more topic of this test; gone with the others at the end.
+    pub fn add_topic(&self, topic: &str, n_partitions: i32, configs: &[(&str, &str)]) {
+        broker::create_topic(topic, n_partitions, configs);
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(topic.to_owned());
+    }
+
+    /// A command line whose settings lead to this stage.
+    pub fn invocation(&self) -> Invocation {
+        let schema = &self.name;
+        Invocation::new(self.directory.clone())
+            .env("DATABASE_URL", &servers().database_url)
+            .set("pipeline", &self.name)
+            .set("kafka.brokers", &servers().brokers)
+            .set("kafka.group", &self.name)
+            .set("topics.0.name", &self.topic)
+            .set("topics.0.target", "prices")
+            .set("database.tables.prices", format!("{schema}.stock_prices"))
+            .set("database.tables.metrics", format!("{schema}.stock_metrics"))
+            .set("database.tables.bookkeeping", schema)
+            // Several workers at a time: only one could listen on the default port.
+            .set("metrics.listen", "")
+    }
+
+    /// The same without a consumer group.
+    pub fn invocation_of_all(&self) -> Invocation {
+        self.invocation().set("kafka.assignment", "all")
+    }
+
+    /// A new connection whose unqualified names are those of this stage.
+    pub fn database(&self) -> Client {
+        let mut client = Client::connect(&servers().database_url, NoTls).expect("PostgreSQL can be reached");
+        client
+            .batch_execute(&format!("SET search_path = {}; SET client_min_messages = warning", self.name))
+            .expect("PostgreSQL answers");
+        client
+    }
+
+    /// Runs statements.
+    #[track_caller]
+    pub fn execute(&self, sql: &str) {
+        self.database().batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// The next `count` numbers, each of which must become one row.
+    pub fn take(&self, count: i64) -> RangeInclusive<i64> {
+        take(&self.sent, count)
+    }
+
+    /// [`Stage::take`] for another thread.
+    pub fn taker(&self) -> impl Fn(i64) -> RangeInclusive<i64> + Send + 'static {
+        let sent = Arc::clone(&self.sent);
+        move |count| take(&sent, count)
+    }
+
+    /// The next `count` numbers, none of which may become a row.
+    pub fn take_in_vain(&self, count: i64) -> RangeInclusive<i64> {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = sent.next();
+        sent.skip(count);
+        from..=from + count - 1
+    }
+
+    /// These numbers need not become rows any more.
+    pub fn forget(&self, ids: RangeInclusive<i64>) {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(ids);
+    }
+
+    /// Every number that must be a row.
+    pub fn sent(&self) -> Ids {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Produces `count` new numbers into all partitions, in all codecs.
+    pub fn produce(&self, count: i64) {
+        super::producer::produce(&self.topic, self.n_partitions, self.take(count));
+    }
+}
+
+fn take(sent: &Mutex<Ids>, count: i64) -> RangeInclusive<i64> {
+    let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
+    let from = sent.next();
+    sent.add(from..=from + count - 1);
+    from..=from + count - 1
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // What a failed test has left can be looked at for as long as the servers run.
+        if std::thread::panicking() {
+            eprintln!("left for inspection: PostgreSQL schema {}, topics {}*", self.name, self.name);
+            return;
+        }
+        self.execute(&format!("DROP SCHEMA {} CASCADE", self.name));
+        for topic in self.topics.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            broker::delete_topic(&topic);
+        }
+        std::fs::remove_dir_all(&self.directory).expect("the directory of this test can be removed");
+    }
+}

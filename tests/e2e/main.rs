@@ -1,0 +1,16 @@
+//! End-to-end tests: the real binary between a real Kafka and a real PostgreSQL.
+//!
+//! `dev/test` starts the servers and runs them; it sets the variables that name the servers, and a test without servers
+//! fails. STOCK_DB_WRITER_TEST_SIZE=long selects the full sizes.
+
+mod backlog;
+mod cli;
+mod doubt;
+mod groups;
+mod harness;
+mod kill;
+mod locks;
+mod memory;
+mod outages;
+mod positions;
+mod selfcheck;

@@ -1,0 +1,175 @@
+//! Positions that do not fit the log are noticed, and never guessed away.
+
+use crate::harness::producer::{self, Feeder};
+use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually};
+use std::time::Duration;
+
+/// Ends with 65; the cause names these.
+#[track_caller]
+fn assert_needs_decision(worker: Worker, named: &[&str]) {
+    let output = worker.output(LIMIT).expect_code(65);
+    println!("after {:.1} s: {}", output.took.as_secs_f64(), output.cause());
+    for word in named {
+        assert!(output.cause().contains(word), "{word} is not in: {}", output.cause());
+    }
+}
+
+fn recreated_while_running(stage: &Stage, invocation: &Invocation) {
+    let worker = invocation.start(&["run"]);
+    stage.produce(3_000);
+    stage.wait_until_drained(LIMIT);
+    broker::delete_topic(&stage.topic);
+    eventually("the topic is gone", LIMIT, || broker::try_create_topic(&stage.topic, stage.n_partitions).is_ok());
+    // Longer than the old one: its offsets are all valid here.
+    producer::produce(&stage.topic, stage.n_partitions, stage.take_in_vain(6_000));
+    assert_needs_decision(worker, &[&stage.topic]);
+    assert_eq!(stage.rows(), 3_000, "nothing of the new topic was taken for the old one");
+}
+
+#[test]
+fn a_topic_deleted_and_created_again_is_noticed_in_a_consumer_group() {
+    let stage = Stage::new("anew_consumer", 2);
+    recreated_while_running(&stage, &stage.invocation().set("kafka.group_protocol", "consumer"));
+}
+
+#[test]
+fn a_topic_deleted_and_created_again_is_noticed_in_a_classic_group() {
+    let stage = Stage::new("anew_classic", 2);
+    recreated_while_running(&stage, &stage.invocation().set("kafka.group_protocol", "classic"));
+}
+
+#[test]
+fn a_topic_deleted_and_created_again_is_noticed_without_a_group() {
+    let stage = Stage::new("anew_all", 2);
+    recreated_while_running(&stage, &stage.invocation_of_all());
+}
+
+#[test]
+fn a_topic_created_again_between_two_runs_is_noticed() {
+    let stage = Stage::new("anew_stopped", 2);
+    stage.produce(1_000);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    broker::delete_topic(&stage.topic);
+    eventually("the topic is gone", LIMIT, || broker::try_create_topic(&stage.topic, 2).is_ok());
+    producer::produce(&stage.topic, 2, stage.take_in_vain(2_000));
+    for arguments in [&["run"][..], &["run", "--until-end"]] {
+        assert_needs_decision(stage.invocation().start(arguments), &[&stage.topic]);
+    }
+    assert_eq!(stage.rows(), 1_000);
+}
+
+#[test]
+fn another_cluster_is_noticed() {
+    let stage = Stage::new("cluster", 2);
+    stage.produce(1_000);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    stage.execute("UPDATE writer_offsets SET cluster_id = 'another-cluster-id-00'");
+    stage.produce(1_000);
+    assert_needs_decision(stage.invocation().start(&["run"]), &["another-cluster-id-00"]);
+    assert_eq!(stage.rows(), 1_000);
+}
+
+#[test]
+fn a_position_past_the_end_of_the_log_is_not_rewound() {
+    let stage = Stage::new("past", 2);
+    stage.produce(1_000);
+    for invocation in [stage.invocation(), stage.invocation_of_all()] {
+        stage.execute(&format!("DROP SCHEMA {0} CASCADE; CREATE SCHEMA {0}", stage.name));
+        invocation.output(&["run", "--until-end"]).expect_code(0);
+        stage.execute("UPDATE writer_offsets SET next_offset = 777123 WHERE partition = 1");
+        assert_needs_decision(invocation.start(&["run"]), &["777123", "500"]);
+        let at = stage.standings(&stage.topic)[&1].next_offset;
+        assert_eq!(at, 777_123, "the position is left for a person to decide about");
+    }
+}
+
+#[test]
+fn a_position_before_the_start_of_the_log_is_no_silent_jump() {
+    let stage = Stage::new("before_start", 2);
+    stage.produce(1_000);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    stage.produce(1_000);
+    broker::delete_records(&stage.topic, 0, 813);
+    for arguments in [&["run"][..], &["run", "--until-end"]] {
+        assert_needs_decision(stage.invocation().start(arguments), &["500", "813"]);
+    }
+    assert_eq!(stage.standings(&stage.topic)[&0].next_offset, 500);
+}
+
+/// Retention overtakes a worker that is too slow.
+#[test]
+fn records_deleted_ahead_of_a_running_worker_are_no_silent_jump() {
+    let stage = Stage::new("overtaken", 1);
+    stage.produce(1_000);
+    let worker = stage.invocation_of_all().start(&["run"]);
+    stage.wait_until_drained(LIMIT);
+    worker.signal("STOP");
+    stage.produce(5_000);
+    broker::delete_records(&stage.topic, 0, 5_500);
+    worker.signal("CONT");
+    let output = worker.output(LIMIT);
+    // What a fetch had got before the deletion may still come; then its position is at the end and all is well.
+    let at = stage.standings(&stage.topic)[&0].clone();
+    assert_eq!(output.code, 65, "{at:?} {}", output.stderr);
+    assert_eq!(at.next_offset, at.records_total, "no record was jumped over");
+    println!("{}", output.cause());
+}
+
+/// Puts the tables back to where they were at `offset` of the only partition, as a restored backup would.
+fn restore(stage: &Stage, offset: i64) {
+    stage.execute(&format!(
+        "BEGIN;
+         SELECT FROM writer_offsets FOR UPDATE;
+         DELETE FROM stock_prices WHERE price > {offset};
+         UPDATE writer_offsets SET next_offset = {offset}, records_rows = {offset}, rows_total = {offset};
+         COMMIT;"
+    ));
+}
+
+fn a_restored_database_is_followed(name: &str, invocation: impl Fn(&Stage) -> Invocation) {
+    // One partition, one producer: the record at offset n has the number n + 1.
+    let stage = Stage::new(name, 1);
+    let mut worker = invocation(&stage).set("batch.rows_max", 100).start(&["run"]);
+    let feeder = Feeder::start(&stage, &stage.topic, 2_000);
+    for _ in 0..3 {
+        stage.wait_for_progress();
+        let mark = worker.mark();
+        restore(&stage, stage.progress() / 2);
+        println!("{}", worker.wait_for_log_after(mark, "rewind partition=", LIMIT));
+        stage.wait_for_progress();
+    }
+    feeder.stop();
+    stage.wait_until_drained(LIMIT);
+    assert!(worker.alive());
+    worker.stop();
+    stage.assert_exactly_once();
+
+    // Restored while it was stopped: the same, without a word.
+    restore(&stage, 123);
+    invocation(&stage).output(&["run", "--until-end"]).expect_code(0);
+    stage.assert_exactly_once();
+}
+
+#[test]
+fn a_database_restored_from_a_backup_is_filled_again() {
+    a_restored_database_is_followed("restored", Stage::invocation);
+}
+
+#[test]
+fn a_database_restored_from_a_backup_is_filled_again_without_a_group() {
+    a_restored_database_is_followed("restored_all", Stage::invocation_of_all);
+}
+
+/// The worker is idle when the database goes back; the next record shows it.
+#[test]
+fn a_restore_beneath_an_idle_worker_is_noticed_with_the_next_record() {
+    let stage = Stage::new("restored_idle", 1);
+    let worker = stage.invocation().start(&["run"]);
+    producer::produce(&stage.topic, 1, stage.take(1_000));
+    stage.wait_until_drained(LIMIT);
+    restore(&stage, 400);
+    producer::produce(&stage.topic, 1, stage.take(10));
+    stage.wait_until_drained(Duration::from_secs(120));
+    worker.stop();
+    stage.assert_exactly_once();
+}
