@@ -133,7 +133,7 @@ impl<'a> Consumer<'a> {
             message_bytes_max: config.kafka.message_bytes_max,
         };
         let exclusive = config.kafka.assignment != AssignmentMode::Group;
-        let flow = Flow::new(
+        let mut flow = Flow::new(
             limits,
             wiring.shared.clone(),
             exclusive,
@@ -141,6 +141,7 @@ impl<'a> Consumer<'a> {
             wiring.durables_rx,
             wiring.claims,
         );
+        flow.is_static = config.kafka.instance_id.is_some();
         Consumer {
             source,
             flow: Arc::new(Mutex::new(flow)),

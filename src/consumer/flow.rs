@@ -29,6 +29,10 @@ const CANCEL_WAIT_MAX: Duration = Duration::from_secs(2);
 /// After being fenced nothing is claimed for so long.
 const FENCED_PAUSE: Duration = Duration::from_secs(1);
 
+/// A static member that is put out so often within a minute shares its name with another process.
+const LOSSES_MAX: usize = 5;
+const LOSSES_WITHIN: Duration = Duration::from_secs(60);
+
 /// How far a partition that Kafka gave us is from being read.
 #[derive(Debug)]
 pub(super) enum Phase {
@@ -62,6 +66,9 @@ pub(super) struct Flow {
     pub cut: BTreeMap<TopicPartition, NextOffset>,
     /// Set when what is in flight is of no interest any more.
     pub abandoned: bool,
+    /// Whether this member of the group has a name of its own (`kafka.instance_id`).
+    pub is_static: bool,
+    losses: VecDeque<Instant>,
     /// The newest answer to where the pipeline stands.
     pub progress: Option<BTreeMap<TopicPartition, NextOffset>>,
     /// Set when everything committed before the last barrier was asked for is durable; `false`: try again.
@@ -104,6 +111,8 @@ impl Flow {
             pause_all: false,
             cut: BTreeMap::new(),
             abandoned: false,
+            is_static: false,
+            losses: VecDeque::new(),
             progress: None,
             barrier: None,
             stop: None,
@@ -395,6 +404,19 @@ impl Flow {
         reading.map(|(partition, _)| partition.clone()).collect()
     }
 
+    /// Two processes with one name put each other out of the group, again and again: nobody would make progress.
+    fn count_loss(&mut self, now: Instant) {
+        self.losses.push_back(now);
+        while self.losses.front().is_some_and(|first| now.duration_since(*first) > LOSSES_WITHIN) {
+            self.losses.pop_front();
+        }
+        if self.is_static && self.losses.len() >= LOSSES_MAX {
+            let message = "the group puts this member out again and again: another process runs with the same \
+                           kafka.instance_id; give each its own";
+            self.stop = Some(Stop::new(ExitCode::TryLater, message));
+        }
+    }
+
     fn wait_for_claim(&mut self) {
         let deadline = Instant::now() + CALLBACK_CLAIM_MAX;
         while self.claim_open.is_some() {
@@ -470,6 +492,7 @@ impl Assignment for Callbacks {
             log::warn!("lost partition={partition}: the group has given it to another member");
         }
         flow.forget(partitions);
+        flow.count_loss(Instant::now());
     }
 }
 

@@ -254,3 +254,18 @@ fn an_assignment_without_an_answer_of_the_database_stays_unread() {
     assert!(matches!(locked(&callbacks.0).owned[&partition(0)].phase, Phase::Asked(_)));
     drop(desk);
 }
+
+#[test]
+fn a_static_member_that_is_put_out_again_and_again_ends_and_another_one_does_not() {
+    for is_static in [true, false] {
+        let mut bench = bench(false);
+        bench.flow.is_static = is_static;
+        let callbacks = Callbacks(Arc::new(Mutex::new(bench.flow)));
+        for _ in 0..LOSSES_MAX {
+            assert_eq!(locked(&callbacks.0).stop, None);
+            callbacks.lost(&[partition(0)]);
+        }
+        let stop = locked(&callbacks.0).stop.take();
+        assert_eq!(stop.map(|stop| stop.code), is_static.then_some(ExitCode::TryLater));
+    }
+}
