@@ -33,7 +33,7 @@ use wire::{SLACK, fault, ours, security, wire, within};
 /// One request to the brokers, at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// One look at the topics, at most: taken before every batch is sent, so it must not hold up the consumer for long.
-const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// One connection attempt, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits are only information: a hung broker must not hold up the consumer for long.
@@ -243,6 +243,22 @@ impl KrafkaSource {
             }
             (Err(fault), _) => self.note_away(&fault),
         }
+    }
+
+    /// Tells the group what is durable.
+    fn tell(&mut self, committable: &Committable) -> Result<(), SourceFault> {
+        let consumer = self.consumer()?;
+        let offsets = committable.offsets().iter();
+        if self.config.assignment == AssignmentMode::Group {
+            let offsets: Vec<_> = offsets.map(|(p, next)| (wire(p), OffsetAndMetadata::new(next.0))).collect();
+            return self.runtime.block_on(within(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)));
+        }
+        // Without a membership the consumer's own commit says Ok and stores nothing.
+        let offsets: Vec<_> = offsets.map(|(partition, next)| (wire(partition), next.0)).collect();
+        let options = AlterConsumerGroupOffsetsOptions::default().timeout(COMMIT_TIMEOUT);
+        let call = self.admin.alter_consumer_group_offsets(self.config.group.as_str(), offsets, options);
+        let answers = self.runtime.block_on(within(COMMIT_TIMEOUT, call))?;
+        answers.into_values().try_for_each(|answer| answer.map_err(fault))
     }
 
     /// Says it once for each outage of a consumer; while starting, the caller does.
@@ -522,18 +538,13 @@ impl Source for KrafkaSource {
     }
 
     fn commit_offsets(&mut self, committable: &Committable) -> Result<(), SourceFault> {
-        let consumer = self.consumer()?;
-        let offsets = committable.offsets().iter();
-        if self.config.assignment == AssignmentMode::Group {
-            let offsets: Vec<_> = offsets.map(|(p, next)| (wire(p), OffsetAndMetadata::new(next.0))).collect();
-            return self.runtime.block_on(within(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)));
+        let told = self.tell(committable);
+        if let Err(SourceFault::Away(message)) = &told
+            && self.cluster_within(PROBE_INTERVAL).is_err()
+        {
+            self.note_away(message);
         }
-        // Without a membership the consumer's own commit says Ok and stores nothing.
-        let offsets: Vec<_> = offsets.map(|(partition, next)| (wire(partition), next.0)).collect();
-        let options = AlterConsumerGroupOffsetsOptions::default().timeout(COMMIT_TIMEOUT);
-        let call = self.admin.alter_consumer_group_offsets(self.config.group.as_str(), offsets, options);
-        let answers = self.runtime.block_on(within(COMMIT_TIMEOUT, call))?;
-        answers.into_values().try_for_each(|answer| answer.map_err(fault))
+        told
     }
 
     fn away_since(&self) -> Option<Instant> {

@@ -305,3 +305,21 @@ fn partitions_added_while_running_are_read_without_a_group() {
 fn partitions_added_later_are_read_from_their_beginning() {
     added_partitions_are_read("added_latest", &[("kafka.start_at", "latest"), ("batch.linger_ms", "20")]);
 }
+
+#[test]
+fn two_processes_with_one_instance_id_do_not_fight_for_ever() {
+    let stage = Stage::new("one_name", 3);
+    stage.produce(1_000);
+    let invocation = member(&stage, "classic").set("kafka.instance_id", "writer-1");
+    let (mut first, mut second) = (invocation.start(&["run"]), invocation.start(&["run"]));
+    // Each puts the other out; whoever is put out too often goes.
+    eventually("one of them gives up", LIMIT, || !first.alive() || !second.alive());
+    let (gone, other) = if first.alive() { (second, first) } else { (first, second) };
+    assert!(gone.output(LIMIT).expect_code(75).cause().contains("kafka.instance_id"));
+    // The other may have given up in the same moment.
+    drop(other);
+    let alone = invocation.start(&["run"]);
+    stage.wait_until_drained(LIMIT);
+    drop(alone);
+    stage.assert_exactly_once();
+}

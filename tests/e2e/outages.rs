@@ -21,7 +21,8 @@ fn restarts_of_both(stage: &Stage, invocation: &Invocation, n_restarts: usize, n
             "postgres" => servers().service(&["restart", "postgres", "--mode", "immediate"]),
             _ => {
                 servers().service(&["kill", "kafka"]);
-                thread::sleep(Duration::from_millis(random.u64(500..4_000)));
+                // An outage of a second or two passes as slowness, and nobody needs to read of it.
+                thread::sleep(Duration::from_millis(random.u64(4_000..8_000)));
                 servers().service(&["start", "kafka"]);
             }
         }
