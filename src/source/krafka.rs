@@ -6,6 +6,7 @@
 //! and fetching sleeps on after it (`watch_outage`), and `poll` may outlive its timeout (`within`).
 
 mod listener;
+mod outage;
 mod wire;
 
 use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
@@ -14,8 +15,8 @@ use crate::config::{AssignmentMode, GroupProtocol, Isolation, Kafka as KafkaConf
 use crate::delivery::Committable;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use krafka::admin::{
-    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeClusterOptions, DescribeFeaturesOptions,
-    DescribeTopicsOptions, ListConsumerGroupOffsetsOptions, ListOffsetsOptions, OffsetSpec,
+    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeFeaturesOptions, DescribeTopicsOptions,
+    ListConsumerGroupOffsetsOptions, ListOffsetsOptions, OffsetSpec,
 };
 use krafka::consumer::{
     AutoOffsetReset, Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, IsolationLevel, OffsetAndMetadata,
@@ -24,6 +25,7 @@ use krafka::consumer::{
 use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, Kafka};
 use listener::Listener;
+use outage::PROBE_INTERVAL;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -44,8 +46,6 @@ const METADATA_AGE_MAX: Duration = Duration::from_secs(10);
 /// slow network takes its time, and is begun again after a cut: so each cut doubles this.
 const POLL_CUT_MIN: Duration = Duration::from_secs(1);
 const POLL_CUT_MAX: Duration = Duration::from_secs(30);
-/// How often the client's error count is looked at, and a silent broker probed.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Records of one poll and of the client's buffer, and bytes of one partition's fetch: measured to go well together.
 /// The client throws away what it fetched beyond its buffer.
 const POLL_RECORDS_MAX: i32 = 5000;
@@ -220,31 +220,6 @@ impl KrafkaSource {
         self.consumer.clone().ok_or_else(|| SourceFault::Config("not subscribed yet".to_owned()))
     }
 
-    /// An outage looks like "no records". When the client has counted an error, or a poll hung, a probe tells; and
-    /// when the brokers are back, a seek to where we are wakes fetching, which may else sleep for another 30 s.
-    fn watch_outage(&mut self, poll_hung: bool) {
-        let Some(consumer) = self.consumer.clone() else { return };
-        if self.probed_at.elapsed() < PROBE_INTERVAL && !poll_hung {
-            return;
-        }
-        self.probed_at = Instant::now();
-        let errors = consumer.metrics().consumer.errors;
-        if errors == self.errors_seen && self.away_since.is_none() && !poll_hung {
-            return;
-        }
-        self.errors_seen = errors;
-        match (self.cluster_within(PROBE_INTERVAL), self.away_since) {
-            // Some of the brokers may have been away, or one that leads ours: its partitions would sleep on, too.
-            (Ok(_), None) => self.wake(&consumer),
-            (Ok(_), Some(since)) => {
-                self.away_since = None;
-                log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
-                self.wake(&consumer);
-            }
-            (Err(fault), _) => self.note_away(&fault),
-        }
-    }
-
     /// Tells the group what is durable.
     fn tell(&mut self, committable: &Committable) -> Result<(), SourceFault> {
         let consumer = self.consumer()?;
@@ -259,38 +234,6 @@ impl KrafkaSource {
         let call = self.admin.alter_consumer_group_offsets(self.config.group.as_str(), offsets, options);
         let answers = self.runtime.block_on(within(COMMIT_TIMEOUT, call))?;
         answers.into_values().try_for_each(|answer| answer.map_err(fault))
-    }
-
-    /// Says it once for each outage of a consumer; while starting, the caller does.
-    fn note_away(&mut self, why: &dyn std::fmt::Display) {
-        if self.away_since.is_none() && self.consumer.is_some() {
-            self.away_since = Some(Instant::now());
-            log::warn!("kafka unreachable, retrying: {why}");
-        }
-    }
-
-    fn wake(&self, consumer: &Consumer) {
-        self.runtime.block_on(async {
-            for (topic, partitions) in consumer.assignment().await {
-                for partition in partitions {
-                    let known = TopicPartition::new(topic.as_str(), partition);
-                    if self.paused.contains(&known) {
-                        continue;
-                    }
-                    if let Ok(Some(position)) = tokio::time::timeout(SLACK, consumer.position(&topic, partition)).await
-                        && let Err(error) = consumer.seek(&topic, partition, position).await
-                    {
-                        log::debug!("waking partition={known}: {error}");
-                    }
-                }
-            }
-        });
-    }
-
-    fn cluster_within(&self, timeout: Duration) -> Result<String, SourceFault> {
-        let options = DescribeClusterOptions::default().timeout(timeout);
-        let cluster = self.runtime.block_on(within(timeout, self.admin.describe_cluster(options)))?;
-        Ok(cluster.cluster_id)
     }
 
     fn offsets(

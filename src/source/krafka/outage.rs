@@ -1,0 +1,71 @@
+//! Noticing that the brokers are away, and waking the client when they are back.
+
+use super::KrafkaSource;
+use super::wire::{SLACK, within};
+use crate::record::TopicPartition;
+use crate::source::SourceFault;
+use krafka::admin::DescribeClusterOptions;
+use krafka::consumer::Consumer;
+use std::time::{Duration, Instant};
+
+/// How often the client's error count is looked at, and a silent broker probed.
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+impl KrafkaSource {
+    /// An outage looks like "no records". When the client has counted an error, or a poll hung, a probe tells; and
+    /// when the brokers are back, a seek to where we are wakes fetching, which may else sleep for another 30 s.
+    pub(super) fn watch_outage(&mut self, poll_hung: bool) {
+        let Some(consumer) = self.consumer.clone() else { return };
+        if self.probed_at.elapsed() < PROBE_INTERVAL && !poll_hung {
+            return;
+        }
+        self.probed_at = Instant::now();
+        let errors = consumer.metrics().consumer.errors;
+        if errors == self.errors_seen && self.away_since.is_none() && !poll_hung {
+            return;
+        }
+        self.errors_seen = errors;
+        match (self.cluster_within(PROBE_INTERVAL), self.away_since) {
+            // Some of the brokers may have been away, or one that leads ours: its partitions would sleep on, too.
+            (Ok(_), None) => self.wake(&consumer),
+            (Ok(_), Some(since)) => {
+                self.away_since = None;
+                log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
+                self.wake(&consumer);
+            }
+            (Err(fault), _) => self.note_away(&fault),
+        }
+    }
+
+    /// Says it once for each outage of a consumer; while starting, the caller does.
+    pub(super) fn note_away(&mut self, why: &dyn std::fmt::Display) {
+        if self.away_since.is_none() && self.consumer.is_some() {
+            self.away_since = Some(Instant::now());
+            log::warn!("kafka unreachable, retrying: {why}");
+        }
+    }
+
+    fn wake(&self, consumer: &Consumer) {
+        self.runtime.block_on(async {
+            for (topic, partitions) in consumer.assignment().await {
+                for partition in partitions {
+                    let known = TopicPartition::new(topic.as_str(), partition);
+                    if self.paused.contains(&known) {
+                        continue;
+                    }
+                    if let Ok(Some(position)) = tokio::time::timeout(SLACK, consumer.position(&topic, partition)).await
+                        && let Err(error) = consumer.seek(&topic, partition, position).await
+                    {
+                        log::debug!("waking partition={known}: {error}");
+                    }
+                }
+            }
+        });
+    }
+
+    pub(super) fn cluster_within(&self, timeout: Duration) -> Result<String, SourceFault> {
+        let options = DescribeClusterOptions::default().timeout(timeout);
+        let cluster = self.runtime.block_on(within(timeout, self.admin.describe_cluster(options)))?;
+        Ok(cluster.cluster_id)
+    }
+}
