@@ -324,7 +324,9 @@ impl<'a> Consumer<'a> {
         self.records_since_check |= records > 0;
         let off_the_log = match polled {
             Ok(off_the_log) => off_the_log,
-            Err(fault @ (SourceFault::Denied(_) | SourceFault::Config(_))) => return Err(fault.into()),
+            Err(fault @ (SourceFault::Denied(_) | SourceFault::Config(_) | SourceFault::Replaced(_))) => {
+                return Err(fault.into());
+            }
             Err(fault) => {
                 if matches!(fault, SourceFault::Unreadable(_)) {
                     self.is_unreadable(fault)?;
@@ -407,6 +409,7 @@ impl<'a> Consumer<'a> {
 
     fn tell(&mut self, committable: Committable) {
         if let Err(fault) = self.source.commit_offsets(&committable) {
+            // A member that the group has put out hears of it by its next poll.
             log::debug!("committing offsets: {fault}");
             locked(&self.flow).tracker.not_told(committable);
         }

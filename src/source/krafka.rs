@@ -245,10 +245,18 @@ impl KrafkaSource {
         let options = ListOffsetsOptions::default().timeout(REQUEST_TIMEOUT).read_committed(read_committed);
         let specs: Vec<_> = partitions.iter().map(|partition| (wire(partition), spec)).collect();
         let listed = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.list_offsets(specs, options)))?;
-        listed
-            .into_iter()
-            .map(|(partition, offset)| Ok((ours(&partition), offset.map_err(fault)?.offset)))
-            .collect::<Result<_, _>>()
+        let mut offsets = BTreeMap::new();
+        for (partition, offset) in listed {
+            match offset.map_err(fault) {
+                Ok(offset) => {
+                    offsets.insert(ours(&partition), offset.offset);
+                }
+                // Without a leader for now; its neighbours have one.
+                Err(SourceFault::Away(message)) => log::debug!("offsets of partition={}: {message}", ours(&partition)),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(offsets)
     }
 }
 

@@ -42,13 +42,24 @@ pub(super) fn fault(error: KrafkaError) -> SourceFault {
                 | ErrorCode::SaslAuthenticationFailed,
             ..
         } => SourceFault::Denied(error.to_string()),
+        KrafkaError::Broker { code: ErrorCode::FencedInstanceId, .. } => SourceFault::Replaced(format!(
+            "another process runs with the same kafka.instance_id; give each its own ({error})"
+        )),
+        KrafkaError::Broker {
+            code:
+                ErrorCode::UnsupportedVersion
+                | ErrorCode::InconsistentGroupProtocol
+                | ErrorCode::InvalidSessionTimeout
+                | ErrorCode::GroupMaxSizeReached,
+            ..
+        }
+        | KrafkaError::Protocol { kind: ProtocolErrorKind::UnknownApiVersion, .. } => {
+            SourceFault::Config(error.to_string())
+        }
         // An undecodable batch: its text names partition and offset, then how this client's API would go on.
-        KrafkaError::Protocol { kind, message }
-            if !kind.is_retriable() && kind != ProtocolErrorKind::UnknownApiVersion =>
-        {
+        KrafkaError::Protocol { kind, message } if !kind.is_retriable() => {
             SourceFault::Unreadable(format!("{} ({kind:?})", message.split(';').next().unwrap_or_default()))
         }
-        KrafkaError::Broker { code: ErrorCode::UnsupportedVersion, .. } => SourceFault::Config(error.to_string()),
         other => SourceFault::Away(other.to_string()),
     }
 }
@@ -75,4 +86,36 @@ pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, Sourc
         Some(tls) => auth.with_tls(tls),
         None => auth,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(code: ErrorCode) -> SourceFault {
+        fault(KrafkaError::Broker { code, message: "planned".to_owned() })
+    }
+
+    fn protocol(kind: ProtocolErrorKind) -> SourceFault {
+        fault(KrafkaError::Protocol { kind, message: "undecodable record batch at t-0 offset 7; seek".to_owned() })
+    }
+
+    #[test]
+    fn what_waiting_cannot_mend_is_not_away() {
+        assert!(matches!(broker(ErrorCode::FencedInstanceId), SourceFault::Replaced(_)));
+        assert!(matches!(broker(ErrorCode::GroupAuthorizationFailed), SourceFault::Denied(_)));
+        assert!(matches!(broker(ErrorCode::InvalidSessionTimeout), SourceFault::Config(_)));
+        assert!(matches!(protocol(ProtocolErrorKind::UnknownApiVersion), SourceFault::Config(_)));
+        assert_eq!(
+            protocol(ProtocolErrorKind::CrcMismatch),
+            SourceFault::Unreadable("undecodable record batch at t-0 offset 7 (CrcMismatch)".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_heals_by_itself_is_away() {
+        assert!(matches!(broker(ErrorCode::CoordinatorLoadInProgress), SourceFault::Away(_)));
+        assert!(matches!(broker(ErrorCode::RebalanceInProgress), SourceFault::Away(_)));
+        assert!(matches!(protocol(ProtocolErrorKind::TruncatedFrame), SourceFault::Away(_)));
+    }
 }
