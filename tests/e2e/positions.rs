@@ -1,7 +1,7 @@
 //! Positions that do not fit the log are noticed, and never guessed away.
 
 use crate::harness::producer::{self, Feeder};
-use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually};
+use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually, servers};
 use std::time::Duration;
 
 /// Ends with 65; the cause names these.
@@ -171,5 +171,31 @@ fn a_restore_beneath_an_idle_worker_is_noticed_with_the_next_record() {
     producer::produce(&stage.topic, 1, stage.take(10));
     stage.wait_until_drained(Duration::from_secs(120));
     worker.stop();
+    stage.assert_exactly_once();
+}
+
+/// Turns one bit of the last batch of partition 0 around, while the broker is down.
+fn damage(stage: &Stage) {
+    let services_dir = std::env::var("SERVICES_DIR").expect("dev/test sets SERVICES_DIR");
+    let segment = format!("{services_dir}/kafka/data/{}-0/00000000000000000000.log", stage.topic);
+    servers().service(&["stop", "kafka"]);
+    let mut bytes = std::fs::read(&segment).expect("the partition's only segment");
+    let at = bytes.len() - 3;
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).expect("the segment can be written");
+    servers().service(&["start", "kafka"]);
+}
+
+#[test]
+fn damaged_bytes_are_no_silent_end_of_the_log() {
+    let stage = Stage::alone("damaged", 1);
+    stage.produce(1_000);
+    stage.produce(1_000);
+    damage(&stage);
+    let invocation = stage.invocation_of_all();
+    assert_needs_decision(invocation.start(&["run", "--until-end"]), &["undecodable record batch", "offset 1"]);
+    assert!((1_000..2_000).contains(&stage.rows()), "what is before the damage is written");
+    damage(&stage);
+    invocation.output(&["run", "--until-end"]).expect_code(0);
     stage.assert_exactly_once();
 }

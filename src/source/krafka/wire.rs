@@ -57,9 +57,11 @@ pub(super) fn fault(error: KrafkaError) -> SourceFault {
             SourceFault::Config(error.to_string())
         }
         // An undecodable batch: its text names partition and offset, then how this client's API would go on.
-        KrafkaError::Protocol { kind, message } if !kind.is_retriable() => {
-            SourceFault::Unreadable(format!("{} ({kind:?})", message.split(';').next().unwrap_or_default()))
-        }
+        KrafkaError::Protocol { kind, message } if !kind.is_retriable() => SourceFault::Unreadable(format!(
+            "{} ({kind:?}): the stored bytes are damaged; restore them from a replica, or go on behind them by \
+                 setting next_offset in writer_offsets",
+            message.split(';').next().unwrap_or_default()
+        )),
         other => SourceFault::Away(other.to_string()),
     }
 }
@@ -106,10 +108,10 @@ mod tests {
         assert!(matches!(broker(ErrorCode::GroupAuthorizationFailed), SourceFault::Denied(_)));
         assert!(matches!(broker(ErrorCode::InvalidSessionTimeout), SourceFault::Config(_)));
         assert!(matches!(protocol(ProtocolErrorKind::UnknownApiVersion), SourceFault::Config(_)));
-        assert_eq!(
-            protocol(ProtocolErrorKind::CrcMismatch),
-            SourceFault::Unreadable("undecodable record batch at t-0 offset 7 (CrcMismatch)".to_owned())
-        );
+        let SourceFault::Unreadable(message) = protocol(ProtocolErrorKind::CrcMismatch) else {
+            panic!("damaged bytes")
+        };
+        assert!(message.starts_with("undecodable record batch at t-0 offset 7 (CrcMismatch): "), "{message}");
     }
 
     #[test]
