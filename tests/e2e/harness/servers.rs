@@ -39,6 +39,8 @@ impl Turn {
 
     /// Alone.
     pub fn alone() -> Turn {
+        // Before the lock: what is missing is said here and not while unwinding.
+        servers();
         Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -46,8 +48,11 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Turn::Alone(_) = self {
-            servers().service(&["start", "postgres"]);
-            servers().service(&["start", "kafka"]);
+            for server in ["postgres", "kafka"] {
+                let (started, said) = servers().try_service(&["start", server]);
+                // A second panic would end the whole run without a word about the first.
+                assert!(started || std::thread::panicking(), "{server} could not be started again: {said}");
+            }
         }
     }
 }
@@ -76,18 +81,18 @@ pub fn servers() -> &'static Servers {
 impl Servers {
     /// Calls `dev/services`, such as `restart postgres --mode immediate`.
     pub fn service(&self, arguments: &[&str]) {
+        let (done, said) = self.try_service(arguments);
+        assert!(done, "dev/services {} failed: {said}", arguments.join(" "));
+    }
+
+    fn try_service(&self, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(&self.services)
             .args(arguments)
             .env("SERVICES_DIR", &self.services_dir)
             .stdin(Stdio::null())
             .output()
             .expect("dev/services can be run");
-        assert!(
-            output.status.success(),
-            "dev/services {} failed: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// The database's host and port.
