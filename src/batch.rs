@@ -170,11 +170,6 @@ impl Batcher {
         self.cursors.get(partition).map(|cursor| cursor.read)
     }
 
-    /// The partitions followed.
-    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
-        self.cursors.keys()
-    }
-
     /// Takes one record in. The caller has made sure that its partition is followed and that it isn't below
     /// [`read_to`](Self::read_to).
     pub fn push(&mut self, partition: &TopicPartition, record: Incoming<'_>, now: Instant) {
@@ -245,14 +240,6 @@ impl Batcher {
         }
         let bytes = std::mem::take(&mut self.bytes);
         (!intervals.is_empty()).then_some(Batch { intervals, entries, bytes })
-    }
-
-    /// Drops the open batch and follows nothing any more.
-    pub fn clear(&mut self) {
-        self.cursors.clear();
-        self.entries.clear();
-        self.bytes.clear();
-        self.opened_at = None;
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Range<u32> {

@@ -51,7 +51,6 @@ struct Shared {
     pipeline: String,
     owner: String,
     payload_bytes_max: usize,
-    server_version: i32,
 }
 
 impl Database {
@@ -63,7 +62,7 @@ impl Database {
         let size_max = u32::try_from(config.writers.count).unwrap_or(u32::MAX - 2) + 2;
         let pool = Pool::new(connector, size_max);
         // Put back at once: whoever asks first gets this one.
-        let server_version = pool.get()?.server_version;
+        drop(pool.get()?);
         let shared = Shared {
             pool,
             names: Arc::new(Names::new(&config.database)),
@@ -71,14 +70,8 @@ impl Database {
             pipeline: config.pipeline.clone(),
             owner: owner.to_owned(),
             payload_bytes_max: config.dead_letters.payload_bytes_max,
-            server_version,
         };
         Ok(Database { shared: Arc::new(shared) })
-    }
-
-    /// The server's `server_version_num` when it was opened.
-    pub fn server_version(&self) -> i32 {
-        self.shared.server_version
     }
 
     /// A writer's view. It connects when it is first used, and keeps its connection.

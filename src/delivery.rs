@@ -32,16 +32,6 @@ pub enum Settlement {
     },
 }
 
-impl Settlement {
-    /// The dispatch that it settles.
-    pub fn seq(&self) -> Seq {
-        match self {
-            Settlement::Durable(durable) => durable.seq(),
-            Settlement::Discarded { seq, .. } => *seq,
-        }
-    }
-}
-
 /// Why a batch was given up.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Discard {
@@ -57,12 +47,12 @@ pub enum Discard {
 ///
 /// Committing early does not compile:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use stock_db_writer::delivery::Committable;
 /// let early = Committable { offsets: Default::default() };
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0308
 /// use stock_db_writer::{delivery::{Committable, Dispatch}, source::Source};
 /// fn commit_early(source: &mut dyn Source, dispatch: &Dispatch) {
 ///     source.commit_offsets(dispatch.batch.intervals());

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// The proof that a batch's transaction is in the database for good. Only an implementation of [`Sink`] inside this
 /// crate can make one; it is used up by the tracker.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// let durable = stock_db_writer::sink::Durable { seq: todo!(), intervals: vec![] };
 /// ```
 #[derive(Debug)]

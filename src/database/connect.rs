@@ -192,12 +192,12 @@ impl Connector {
         };
         let mut client = client.map_err(|error| refused(failure(&doing, &error)))?;
         deadline.set(limit);
-        let server_version = settle(&mut client).map_err(|error| refused(failure(&doing, &error)));
+        let settled = settle(&mut client).map_err(|error| refused(failure(&doing, &error)));
         deadline.clear();
         let cancel = dialer.map(|dialer| Dialer { deadline: Deadline::default(), limit: CANCEL_MAX, ..dialer });
         // Made even if it is of no use: its destructor hands the client to the reaper.
         let session = Session::new(client, deadline, cancel, self.reaper.clone());
-        server_version.map(|version| session.on(version))
+        settled.map(|()| session)
     }
 
     /// A file outweighs the URL, which outweighs PGPASSWORD. Never absent: the server then says that the password is
@@ -223,14 +223,14 @@ impl Connector {
     }
 }
 
-/// Reads the version, and sets what older servers don't know.
-fn settle(client: &mut Client) -> Result<i32, postgres::Error> {
+/// Sets what older servers don't know.
+fn settle(client: &mut Client) -> Result<(), postgres::Error> {
     let answer = client.simple_query("SHOW server_version_num")?;
     let version = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
         _ => None,
     });
-    let version = version.unwrap_or(0);
+    let version: i32 = version.unwrap_or(0);
     if version >= 140_000
         && let Err(error) = client.simple_query("SET client_connection_check_interval = '5s'")
         // Some operating systems can't do it, and say so with an invalid value.
@@ -238,7 +238,7 @@ fn settle(client: &mut Client) -> Result<i32, postgres::Error> {
     {
         return Err(error);
     }
-    Ok(version)
+    Ok(())
 }
 
 /// No row is at fault for a refused connection: a setting of the role or of the URL is.

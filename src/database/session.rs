@@ -19,8 +19,6 @@ pub(super) struct Session {
     reaper: Reaper,
     /// Set when the connection must not be used again.
     pub(super) poisoned: bool,
-    /// `server_version_num`.
-    pub(super) server_version: i32,
     /// The temporary table for metrics is there.
     pub(super) has_staging: bool,
     /// The pipeline's session lock is held.
@@ -31,7 +29,7 @@ pub(super) struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("poisoned", &self.poisoned).field("version", &self.server_version).finish()
+        f.debug_struct("Session").field("poisoned", &self.poisoned).finish()
     }
 }
 
@@ -44,17 +42,10 @@ impl Session {
             cancel,
             reaper,
             poisoned: false,
-            server_version: 0,
             has_staging: false,
             has_lock: false,
             statements: HashMap::new(),
         }
-    }
-
-    /// Notes the server's version.
-    pub(super) fn on(mut self, server_version: i32) -> Self {
-        self.server_version = server_version;
-        self
     }
 
     /// Whether the next statement has a chance. A server that hung up on an idle connection is noticed by that
