@@ -4,15 +4,30 @@
 //! memory stays within a multiple of the message. This file takes a message apart into elements; what an object means
 //! is the business of the profiles, one file each, listed in `profile`.
 
+mod alpha_vantage;
 mod bar;
+mod binance;
+mod columnar;
+mod element;
 mod elements;
+mod entries;
+mod envelope;
+mod fields;
+mod finnhub;
+mod googlefinance;
+mod key;
+mod ksql_window;
 mod metrics;
 mod number;
 mod object;
+mod path;
+mod polygon;
 mod profile;
 mod quote;
 mod refusal;
+mod rows;
 pub mod settings;
+mod spark_window;
 mod symbol;
 mod syntax;
 mod time;
@@ -20,11 +35,13 @@ mod word;
 
 use crate::record::{Record, Value};
 use crate::row::{Class, Decoded, Fate, Skip};
-use elements::{Elements, Path};
+use element::Element;
+use elements::Elements;
 use object::{Object, unescaped};
-use profile::Context;
+use path::Path;
+use profile::{Inside, Reads};
 use refusal::Refusal;
-use settings::Settings;
+use settings::{Format, Settings};
 use syntax::{Broken, DEPTH_MAX, is_by_lines, is_deeper, skip_space, too_deep, value_at};
 
 /// JSON strings in JSON strings that are opened, at most.
@@ -34,22 +51,53 @@ const UNWRAPS_MAX: u32 = 2;
 ///
 /// `record_idx` is the record's place in its batch, which every row and every dead letter carries.
 pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out: &mut Decoded<'a>) -> Fate {
-    let mut elements = Elements::new(out, record_idx);
+    read(record, record_idx, settings, out, None)
+}
+
+/// What became of a record, and how it was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What became of it.
+    pub fate: Fate,
+    /// The shapes that its objects have, each once, in the order of their first appearance.
+    pub formats: Vec<Format>,
+}
+
+/// As [`decode`], and says by which formats the record's objects were read.
+pub fn explain<'a>(record: &Record<'a>, settings: &Settings, out: &mut Decoded<'a>) -> Explanation {
+    let mut formats = Vec::new();
+    let fate = read(record, 0, settings, out, Some(&mut formats));
+    Explanation { fate, formats }
+}
+
+fn read<'a>(
+    record: &Record<'a>,
+    record_idx: u32,
+    settings: &Settings,
+    out: &mut Decoded<'a>,
+    formats: Option<&mut Vec<Format>>,
+) -> Fate {
+    let n_bytes = if let Value::Bytes(bytes) = record.value { bytes.len() } else { 0 };
+    let mut elements = Elements::new(out, record_idx, n_bytes, formats);
     match record.value {
         Value::Null => elements.skip(Skip::Tombstone),
         Value::TooLarge { bytes, .. } => {
-            let what = format!("has {bytes} bytes, more than kafka.max_message_bytes");
-            elements.refuse(&Path::Root, Refusal::of_element(Class::TooLarge, what));
+            let what = format_args!("has {bytes} bytes, more than kafka.max_message_bytes");
+            elements.refuse(Refusal::at(&Path::Root, Class::TooLarge, what));
         }
         Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => Walk { record, settings, object: Object::new(), elements: &mut elements }.message(text),
+            Ok(text) => {
+                let format = settings.format;
+                let elements = &mut elements;
+                Walk { record, settings, format, around: None, object: Object::new(), elements }.message(text);
+            }
             Err(error) => {
-                let what = format!("is not UTF-8 from byte {} on", error.valid_up_to());
-                elements.refuse(&Path::Root, Refusal::of_element(Class::Encoding, what));
+                let what = format_args!("is not UTF-8 from byte {} on", error.valid_up_to());
+                elements.refuse(Refusal::at(&Path::Root, Class::Encoding, what));
             }
         },
     }
-    elements.fate()
+    elements.finish()
 }
 
 /// How far inside a message a text is.
@@ -65,6 +113,10 @@ struct Level {
 struct Walk<'w, 'o, 't> {
     record: &'w Record<'t>,
     settings: &'w Settings,
+    // Of what is to come; inside of an envelope any is fine.
+    format: Format,
+    // The envelope.
+    around: Option<&'w Element<'w, 't>>,
     // One for all objects of the message, because it is large.
     object: Object<'t>,
     elements: &'w mut Elements<'o, 't>,
@@ -94,7 +146,7 @@ impl<'t> Walk<'_, '_, 't> {
                 Ok(end) => at = skip_space(text, end),
                 Err(broken) => {
                     self.elements.roll_back(mark);
-                    self.elements.refuse(path, broken.refusal(text, at));
+                    self.elements.refuse(broken.refusal(text, at, path));
                     by_lines = by_lines || is_by_lines(text);
                     at = if by_lines { skip_space(text, end_of_line(text, at)) } else { text.len() };
                 }
@@ -121,24 +173,52 @@ impl<'t> Walk<'_, '_, 't> {
 
     fn object(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
         let end = at + self.object.read(&text[at..]).map_err(|broken| broken.after(at))?;
-        let Walk { record, settings, object, elements } = self;
+        let Walk { record, settings, format, around, object, elements } = self;
         if is_deeper(object.text(), DEPTH_MAX - level.depth) {
-            elements.refuse(path, too_deep());
-        } else if object.is_empty() {
+            elements.refuse(too_deep(path));
+            return Ok(end);
+        }
+        if object.is_empty() {
             elements.skip(Skip::Empty);
-        } else if let Some(profile) = profile::find(object, settings) {
-            (profile.read)(&Context { record, settings, path }, object, elements);
-        } else {
-            let what = format!("has a shape that no profile knows, with the keys {}", object.names());
-            elements.refuse(path, Refusal::of_element(Class::UnknownShape, what));
+            return Ok(end);
+        }
+        let element = Element { record, settings, object, path, around: *around };
+        let Some(profile) = profile::find(&element, *format) else {
+            elements.refuse(profile::unknown(&element, *format));
+            return Ok(end);
+        };
+        elements.note_format(profile.format);
+        match profile.reads {
+            Reads::Itself(read) => read(&element, elements),
+            Reads::Inside(open) => {
+                match open(&element) {
+                    Ok(Inside::Value(key, value)) => {
+                        let format = if profile.format == Format::Envelope { Format::Auto } else { *format };
+                        Walk { record, settings, format, around: Some(&element), object: Object::new(), elements }
+                            .inside(value, level, &Path::Key(path, key));
+                    }
+                    Ok(Inside::Nothing(reason)) => elements.skip(reason),
+                    Err(refusal) => elements.refuse(refusal),
+                }
+            }
         }
         Ok(end)
+    }
+
+    /// A value inside of an envelope. That it is JSON was seen before, but not whether each string in it is text.
+    fn inside(&mut self, value: &'t str, level: Level, path: &Path<'_>) {
+        let mark = self.elements.mark();
+        let level = Level { depth: level.depth + 1, ..level };
+        if let Err(broken) = self.value(value, 0, level, path) {
+            self.elements.roll_back(mark);
+            self.elements.refuse(broken.refusal(value, 0, path));
+        }
     }
 
     fn array(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
         if level.depth == DEPTH_MAX {
             let array = value_at(text, at)?;
-            self.elements.refuse(path, too_deep());
+            self.elements.refuse(too_deep(path));
             return Ok(at + array.len());
         }
         let inner = Level { depth: level.depth + 1, ..level };
@@ -174,16 +254,18 @@ impl<'t> Walk<'_, '_, 't> {
         let json = value_at(text, at)?;
         let end = at + json.len();
         match unescaped(json) {
-            Err(what) => self.elements.refuse(path, Refusal::of_element(Class::Encoding, what)),
+            Err(what) => self.elements.refuse(Refusal::at(path, Class::Encoding, what)),
             Ok(inner) if !holds_json(&inner) => self.refuse_shape(path, "is a string that holds no JSON"),
             Ok(_) if level.unwraps == UNWRAPS_MAX => {
                 self.refuse_shape(path, "is JSON in a string in a string in a string");
             }
             Ok(inner) => {
-                let Walk { record, settings, elements, .. } = self;
+                let Walk { record, settings, format, around, elements, .. } = self;
                 let level = Level { unwraps: level.unwraps + 1, ..level };
                 elements.with_shorter(&inner, |inner, elements| {
-                    Walk { record, settings, object: Object::new(), elements }.documents(inner, level, path);
+                    let (format, around) = (*format, *around);
+                    Walk { record, settings, format, around, object: Object::new(), elements }
+                        .documents(inner, level, path);
                 });
             }
         }
@@ -192,7 +274,7 @@ impl<'t> Walk<'_, '_, 't> {
 
     #[cold]
     fn refuse_shape(&mut self, path: &Path<'_>, what: &'static str) {
-        self.elements.refuse(path, Refusal::of_element(Class::UnknownShape, what));
+        self.elements.refuse(Refusal::at(path, Class::UnknownShape, what));
     }
 }
 

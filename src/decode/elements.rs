@@ -1,10 +1,14 @@
 //! Gathers what the elements of one record become, and numbers them.
 
-use super::profile::Context;
 use super::refusal::Refusal;
+use super::settings::Format;
 use crate::row::{DeadLetter, Decoded, Fate, MetricRow, Origin, PriceRow, Skip};
 use std::borrow::Cow;
-use std::fmt;
+
+/// Dead letters that any record may give.
+const LETTERS_MIN: usize = 1000;
+/// Bytes of a record for each further one. Two bytes can be an element, and a letter takes a hundred times as much.
+const BYTES_PER_LETTER: usize = 32;
 
 /// What the elements of one record become.
 pub(super) struct Elements<'o, 't> {
@@ -12,6 +16,11 @@ pub(super) struct Elements<'o, 't> {
     origin: Origin,
     skip: Option<Skip>,
     at_start: Mark,
+    letters_max: usize,
+    // Elements that were refused when there were that many letters.
+    n_unlisted: usize,
+    // Kept only for those who ask.
+    formats: Option<&'o mut Vec<Format>>,
 }
 
 /// How far the elements of a record have come.
@@ -20,21 +29,30 @@ pub(super) struct Mark {
     prices: usize,
     metrics: usize,
     dead_letters: usize,
+    n_unlisted: usize,
     element: u32,
     skip: Option<Skip>,
 }
 
 impl<'o, 't> Elements<'o, 't> {
-    /// For a record of a batch.
-    pub(super) fn new(out: &'o mut Decoded<'t>, record_idx: u32) -> Self {
+    /// For a record of a batch, whose value has so many bytes.
+    pub(super) fn new(
+        out: &'o mut Decoded<'t>,
+        record_idx: u32,
+        bytes: usize,
+        formats: Option<&'o mut Vec<Format>>,
+    ) -> Self {
         let at_start = Mark {
             prices: out.prices.len(),
             metrics: out.metrics.len(),
             dead_letters: out.dead_letters.len(),
+            n_unlisted: 0,
             element: 0,
             skip: None,
         };
-        Elements { out, origin: Origin { record_idx, element: 0 }, skip: None, at_start }
+        let letters_max = LETTERS_MIN + bytes / BYTES_PER_LETTER;
+        let origin = Origin { record_idx, element: 0 };
+        Elements { out, origin, skip: None, at_start, letters_max, n_unlisted: 0, formats }
     }
 
     /// Where the next element is.
@@ -42,37 +60,46 @@ impl<'o, 't> Elements<'o, 't> {
         self.origin
     }
 
+    /// An object has this shape.
+    pub(super) fn note_format(&mut self, format: Format) {
+        if let Some(formats) = &mut self.formats
+            && !formats.contains(&format)
+        {
+            formats.push(format);
+        }
+    }
+
     /// The next element is a price, or none.
-    pub(super) fn price(&mut self, context: &Context<'_, 't>, row: Result<PriceRow<'t>, Refusal>) {
+    pub(super) fn price(&mut self, row: Result<PriceRow<'t>, Refusal>) {
         match row {
             Ok(row) => {
                 self.out.prices.push(row);
                 self.origin.element += 1;
             }
-            Err(refusal) => self.refuse(context.path, refusal),
+            Err(refusal) => self.refuse(refusal),
         }
     }
 
     /// The next element is figures, or none.
-    pub(super) fn metric(&mut self, context: &Context<'_, 't>, row: Result<MetricRow<'t>, Refusal>) {
+    pub(super) fn metric(&mut self, row: Result<MetricRow<'t>, Refusal>) {
         match row {
             Ok(row) => {
                 self.out.metrics.push(row);
                 self.origin.element += 1;
             }
-            Err(refusal) => self.refuse(context.path, refusal),
+            Err(refusal) => self.refuse(refusal),
         }
     }
 
     /// The next element is a dead letter.
     #[cold]
-    pub(super) fn refuse(&mut self, path: &Path<'_>, refusal: Refusal) {
-        let Refusal { class, field, what } = refusal;
-        let reason = match field {
-            Some(field) => format!("{path}.{field}: {what}"),
-            None => format!("{path}: {what}"),
-        };
-        self.out.dead_letters.push(DeadLetter { origin: self.origin, class, code: String::new(), reason });
+    pub(super) fn refuse(&mut self, Refusal { class, reason }: Refusal) {
+        if self.out.dead_letters.len() - self.at_start.dead_letters < self.letters_max {
+            let letter = DeadLetter { origin: self.origin, class, code: String::new(), reason };
+            self.out.dead_letters.push(letter);
+        } else {
+            self.n_unlisted += 1;
+        }
         self.origin.element += 1;
     }
 
@@ -88,6 +115,7 @@ impl<'o, 't> Elements<'o, 't> {
             prices: self.out.prices.len(),
             metrics: self.out.metrics.len(),
             dead_letters: self.out.dead_letters.len(),
+            n_unlisted: self.n_unlisted,
             element: self.origin.element,
             skip: self.skip,
         }
@@ -98,6 +126,7 @@ impl<'o, 't> Elements<'o, 't> {
         self.out.prices.truncate(mark.prices);
         self.out.metrics.truncate(mark.metrics);
         self.out.dead_letters.truncate(mark.dead_letters);
+        self.n_unlisted = mark.n_unlisted;
         self.origin.element = mark.element;
         self.skip = mark.skip;
     }
@@ -105,17 +134,24 @@ impl<'o, 't> Elements<'o, 't> {
     /// Reads elements from a text that lives shorter than the record; the rows get texts of their own.
     pub(super) fn with_shorter<'s>(&mut self, text: &'s str, read: impl FnOnce(&'s str, &mut Elements<'_, 's>)) {
         let mut out = Decoded::default();
-        let mut inner = Elements::new(&mut out, self.origin.record_idx);
-        (inner.origin, inner.skip) = (self.origin, self.skip);
+        let letters_max = self.letters_max - (self.out.dead_letters.len() - self.at_start.dead_letters);
+        let mut inner = Elements::new(&mut out, self.origin.record_idx, 0, self.formats.as_deref_mut());
+        (inner.origin, inner.skip, inner.letters_max) = (self.origin, self.skip, letters_max);
         read(text, &mut inner);
         (self.origin, self.skip) = (inner.origin, inner.skip);
+        self.n_unlisted += inner.n_unlisted;
         self.out.prices.extend(out.prices.into_iter().map(owned_price));
         self.out.metrics.extend(out.metrics.into_iter().map(owned_metric));
         self.out.dead_letters.extend(out.dead_letters);
     }
 
     /// What became of the record.
-    pub(super) fn fate(&self) -> Fate {
+    pub(super) fn finish(self) -> Fate {
+        if self.n_unlisted > 0
+            && let Some(last) = self.out.dead_letters.last_mut()
+        {
+            last.reason += &format!(" (and {} more elements were refused, which have no letters)", self.n_unlisted);
+        }
         if self.out.prices.len() > self.at_start.prices || self.out.metrics.len() > self.at_start.metrics {
             Fate::Rows
         } else if self.out.dead_letters.len() > self.at_start.dead_letters {
@@ -150,42 +186,5 @@ fn owned_metric<'t>(row: MetricRow<'_>) -> MetricRow<'t> {
         max_price: max_price.map(|figure| figure.into_owned()),
         min_price: min_price.map(|figure| figure.into_owned()),
         avg_volume: avg_volume.map(|figure| figure.into_owned()),
-    }
-}
-
-/// Where an element is in the record's value, for a person.
-pub(super) enum Path<'p> {
-    /// It is the value.
-    Root,
-    /// In an array, at a place from 0.
-    Item(&'p Path<'p>, usize),
-    /// In a text of several documents, at a place from 1.
-    Document(&'p Path<'p>, usize),
-}
-
-/// Places of a path that are shown, at most: a reason is short, however deep its element is.
-const PLACES_MAX: usize = 6;
-
-impl Path<'_> {
-    fn write(&self, f: &mut fmt::Formatter<'_>, n_places: usize) -> fmt::Result {
-        match self {
-            Path::Root => f.write_str("$"),
-            _ if n_places == 0 => f.write_str("$…"),
-            Path::Item(array, item_idx) => {
-                array.write(f, n_places - 1)?;
-                write!(f, "[{item_idx}]")
-            }
-            Path::Document(Path::Root, number) => write!(f, "document {number} $"),
-            Path::Document(text, number) => {
-                text.write(f, n_places - 1)?;
-                write!(f, " document {number} $")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Path<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.write(f, PLACES_MAX)
     }
 }

@@ -1,58 +1,55 @@
 //! The profile `metrics`: a flat object with a symbol, the ends of a window, and figures about it.
 
+use super::element::{Element, Found};
 use super::elements::Elements;
-use super::object::Object;
-use super::profile::{Context, Profile};
+use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
-use super::settings::{Format, Settings, Target};
+use super::rows::{MetricParts, metric_row};
+use super::settings::{Format, Target};
+use super::time::Clock;
 use super::word::{Word, Words};
-use super::{number, symbol, time};
-use crate::decimal::Decimal;
-use crate::row::{Class, MetricRow, Micros, Origin};
 
 /// The profile.
-pub(super) const PROFILE: Profile = Profile { format: Format::Metrics, target: Target::Metrics, recognizes, read };
+pub(super) const PROFILE: Profile = Profile {
+    format: Format::Metrics,
+    target: Target::Metrics,
+    signs: Words::WINDOW.with(Words::FIGURES),
+    recognizes,
+    reads: Reads::Itself(read),
+    looks: r#""symbol", "window_start", "window_end" and figures such as "avg_price""#,
+    keys: &["window_start", "window_end", "avg_price", "max_price", "min_price", "avg_volume"],
+};
+
+/// The words of the figures, in the order of a row.
+pub(super) const FIGURES: [Words; 4] = [
+    Words::only(Word::AvgPrice),
+    Words::only(Word::MaxPrice),
+    Words::only(Word::MinPrice),
+    Words::only(Word::AvgVolume),
+];
 
 /// Where prices come too, figures alone are no sign: a quote can have an average price among its fields.
-fn recognizes(object: &Object<'_>, settings: &Settings) -> bool {
+fn recognizes(element: &Element<'_, '_>) -> bool {
+    let settings = element.settings;
     let is_only_metrics = settings.target == Target::Metrics || settings.format == Format::Metrics;
-    object.has_any(Words::WINDOW) || is_only_metrics && object.has_any(Words::FIGURES)
+    is_only_metrics || element.object.has_any(Words::WINDOW)
 }
 
-fn read<'t>(context: &Context<'_, 't>, object: &Object<'t>, elements: &mut Elements<'_, 't>) {
-    let row = metric_row(context, object, elements.origin());
-    elements.metric(context, row);
-}
-
-fn metric_row<'t>(context: &Context<'_, 't>, object: &Object<'t>, origin: Origin) -> Result<MetricRow<'t>, Refusal> {
-    let symbol = symbol::resolve(object, context.record, context.settings)?;
-    let window_start = end_of_window(context, object, Word::WindowStart)?;
-    let window_end = end_of_window(context, object, Word::WindowEnd)?;
-    if window_end <= window_start {
-        return Err(Refusal::at("window_end", Class::Range, "must be after window_start"));
-    }
-    let row = MetricRow {
-        origin,
-        symbol,
-        window_start,
-        window_end,
-        avg_price: figure(object, Word::AvgPrice)?,
-        max_price: figure(object, Word::MaxPrice)?,
-        min_price: figure(object, Word::MinPrice)?,
-        avg_volume: figure(object, Word::AvgVolume)?,
+fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
+    let parts = MetricParts {
+        symbol: element.first_not_null(Words::SYMBOL),
+        window: [
+            end_of_window(element, Word::WindowStart, Word::KsqlWindowStart),
+            end_of_window(element, Word::WindowEnd, Word::KsqlWindowEnd),
+        ],
+        figures: FIGURES.map(|figure| element.first(figure)),
+        clock: Clock::of(element.settings),
     };
-    if [&row.avg_price, &row.max_price, &row.min_price, &row.avg_volume].into_iter().all(Option::is_none) {
-        let what = format!("has none of {}", Words::FIGURES.names());
-        return Err(Refusal::of_element(Class::Missing, what));
-    }
-    Ok(row)
+    elements.metric(metric_row(element, parts, elements.origin()));
 }
 
-fn end_of_window(context: &Context<'_, '_>, object: &Object<'_>, word: Word) -> Result<Micros, Refusal> {
-    time::window_end(object, Words::only(word), context.settings)?
-        .ok_or_else(|| Refusal::at(word.name(), Class::Missing, "is missing"))
-}
-
-fn figure<'t>(object: &Object<'t>, word: Word) -> Result<Option<Decimal<'t>>, Refusal> {
-    Ok(number::first(object, Words::only(word))?.map(|(_, figure)| figure))
+/// One end can be written as ksqlDB writes it, if the other is not.
+fn end_of_window<'e, 't>(element: &Element<'e, 't>, word: Word, capitals: Word) -> Result<Found<'e, 't>, Refusal> {
+    let found = element.first(Words::only(word).with(Words::only(capitals)))?;
+    found.ok_or_else(|| element.missing(word.name()))
 }

@@ -1,8 +1,8 @@
-//! Reads the numbers of an object: prices, volumes and figures, from their text and never through a float.
+//! Reads numbers: prices, volumes and figures, from their text and never through a float.
 
-use super::object::{Found, Object, Scalar};
+use super::element::Found;
+use super::object::Scalar;
 use super::refusal::Refusal;
-use super::word::Words;
 use crate::decimal::{Decimal, DecimalError};
 use crate::row::Class;
 use std::borrow::Cow;
@@ -16,22 +16,18 @@ pub(super) fn is_missing(scalar: &Scalar<'_>) -> bool {
     }
 }
 
-/// The number of the first of the words that has one, with the word's name.
-pub(super) fn first<'t>(object: &Object<'t>, words: Words) -> Result<Option<(&'static str, Decimal<'t>)>, Refusal> {
-    let Some(Found { field, scalar }) = object.first(words, is_missing)? else { return Ok(None) };
+/// A number, or a string that holds one.
+pub(super) fn read<'t>(Found { place, scalar }: Found<'_, 't>) -> Result<Decimal<'t>, Refusal> {
     let text = match scalar {
         Scalar::Number(text) => Cow::Borrowed(text),
         Scalar::Text(text) => text,
-        Scalar::Null | Scalar::Boolean | Scalar::Nested => {
-            return Err(Refusal::at(field, Class::Type, "is not a number"));
-        }
+        Scalar::Null | Scalar::Boolean | Scalar::Nested => return Err(place.refusal(Class::Type, "is not a number")),
     };
     // A string that has been unescaped is the only one that can hold a NUL, and is owned.
     let has_nul = matches!(&text, Cow::Owned(text) if text.contains('\0'));
-    match Decimal::parse(text) {
-        Ok(number) => Ok(Some((field, number))),
-        Err(DecimalError::NotANumber) if has_nul => Err(Refusal::at(field, Class::Encoding, "contains NUL")),
-        Err(DecimalError::NotANumber) => Err(Refusal::at(field, Class::Type, "is not a decimal number")),
-        Err(error @ DecimalError::OutOfRange) => Err(Refusal::at(field, Class::Range, error.to_string())),
-    }
+    Decimal::parse(text).map_err(|error| match error {
+        DecimalError::NotANumber if has_nul => place.refusal(Class::Encoding, "contains NUL"),
+        DecimalError::NotANumber => place.refusal(Class::Type, error),
+        DecimalError::OutOfRange => place.refusal(Class::Range, error),
+    })
 }

@@ -3,20 +3,21 @@
 //! Values stay text until a profile asks for them; all others are only checked to be JSON. What is rare, a word that is
 //! there twice or a shape nobody knows, reads the object's text again.
 
+use super::element::{Finding, Found, Place};
+use super::key::Key;
+use super::path::{Path, Shown};
 use super::refusal::Refusal;
 use super::syntax::Broken;
 use super::word::{N_WORDS, Word, Words};
 use crate::row::Class;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
 /// Names listed for an unknown shape, at most.
 const NAMES_MAX: usize = 16;
-/// Characters of each, at most.
-const NAME_CHARS_MAX: usize = 32;
 
 /// One JSON object.
 pub(super) struct Object<'t> {
@@ -39,7 +40,14 @@ impl<'t> Object<'t> {
     pub(super) fn read(&mut self, text: &'t str) -> Result<usize, Broken> {
         (self.seen, self.repeated, self.is_empty) = (Words::NONE, Words::NONE, true);
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        Filling(self).deserialize(&mut deserializer).map_err(|error| Broken::new(&error, text))?;
+        let filling = Filling { object: self, takes_any_key: false };
+        if let Err(error) = filling.deserialize(&mut deserializer) {
+            // Half of a surrogate pair in a key is no reason to refuse an object.
+            (self.seen, self.repeated, self.is_empty) = (Words::NONE, Words::NONE, true);
+            deserializer = serde_json::Deserializer::from_str(text);
+            let filling = Filling { object: self, takes_any_key: true };
+            filling.deserialize(&mut deserializer).map_err(|_| Broken::new(&error, text))?;
+        }
         // The only way to ask serde_json for its position.
         let end = deserializer.into_iter::<IgnoredAny>().byte_offset();
         self.text = &text[..end];
@@ -66,21 +74,60 @@ impl<'t> Object<'t> {
         self.seen.and(words) == words
     }
 
+    /// Whether any of the words has a value that is neither null nor nested.
+    pub(super) fn has_scalar(&self, words: Words) -> bool {
+        self.seen.and(words).places().any(|idx| !matches!(self.values[idx].as_bytes(), [b'{' | b'[' | b'n', ..]))
+    }
+
+    /// The words whose value is an object, in the order of their list.
+    pub(super) fn nested(&self, words: Words) -> impl Iterator<Item = Word> {
+        let places = self.seen.and(words).places();
+        places.filter(|idx| self.values[*idx].starts_with('{')).map(Word::at)
+    }
+
+    /// The value of a word as it was sent; the first if there are several.
+    pub(super) fn raw(&self, word: Word) -> Option<&'t str> {
+        self.has_any(Words::only(word)).then(|| self.values[word.idx()])
+    }
+
+    /// The text of a word whose value is a string without escapes; the first if there are several.
+    pub(super) fn text_of(&self, word: Word) -> Option<&'t str> {
+        self.raw(word)?.strip_prefix('"')?.strip_suffix('"')
+    }
+
+    /// The value of a word as it was sent, if there is just one.
+    pub(super) fn sole_raw(&self, path: &Path<'_>, word: Word) -> Result<Option<&'t str>, Refusal> {
+        if !self.repeated.has(word.idx()) {
+            return Ok(self.raw(word));
+        }
+        self.sole_value(path, word.idx(), word.name()).map(Some)
+    }
+
     /// The first of the words whose value is not missing, in the order of their list.
-    pub(super) fn first(
+    pub(super) fn first<'f>(
         &self,
+        path: &'f Path<'f>,
         words: Words,
-        is_missing: fn(&Scalar<'t>) -> bool,
-    ) -> Result<Option<Found<'t>>, Refusal> {
+        is_missing: fn(&Scalar<'_>) -> bool,
+    ) -> Finding<'f, 't> {
         for idx in self.seen.and(words).places() {
-            let field = super::word::name(idx);
-            let value = if self.repeated.has(idx) { self.sole_value(idx, field)? } else { self.values[idx] };
-            let scalar = Scalar::of(value).map_err(|what| Refusal::at(field, Class::Encoding, what))?;
+            let place = Place { path, field: super::word::name(idx) };
+            let value =
+                if self.repeated.has(idx) { self.sole_value(path, idx, place.field)? } else { self.values[idx] };
+            let scalar = Scalar::of(value).map_err(|what| place.refusal(Class::Encoding, what))?;
             if !is_missing(&scalar) {
-                return Ok(Some(Found { field, scalar }));
+                return Ok(Some(Found { place, scalar }));
             }
         }
         Ok(None)
+    }
+
+    /// For each list of names, how many of its keys are in it, without regard to case and underscores in long names.
+    pub(super) fn n_keys_among(&self, lists: &[&[&str]]) -> Vec<usize> {
+        let mut counting = Counting { lists, n_keys: vec![0; lists.len()] };
+        // It has been read before, so it is a JSON object.
+        let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut counting);
+        counting.n_keys
     }
 
     /// The names of its keys, for a person.
@@ -98,30 +145,27 @@ impl<'t> Object<'t> {
     /// The value of a word that is there more than once: an error if by the very same key, or by keys that differ in
     /// case or underscores only and disagree.
     #[cold]
-    fn sole_value(&self, idx: usize, field: &'static str) -> Result<&'t str, Refusal> {
+    fn sole_value(&self, path: &Path<'_>, idx: usize, field: &str) -> Result<&'t str, Refusal> {
         let mut entries = Entries { idx, found: Vec::new() };
         // As above.
         let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut entries);
         let mut found = entries.found;
         found.sort_unstable();
         if found.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(Refusal::at(field, Class::Ambiguous, "the key is there more than once"));
+            return Err(Refusal::of_field(path, field, Class::Ambiguous, "the key is there more than once"));
         }
         let mut values = found.iter().map(|(_, value)| *value).filter(|value| *value != "null");
         let first = values.next().unwrap_or("null");
         if values.any(|value| value != first) {
-            return Err(Refusal::at(field, Class::Ambiguous, "is there in several spellings that disagree"));
+            return Err(Refusal::of_field(
+                path,
+                field,
+                Class::Ambiguous,
+                "is there in several spellings that disagree",
+            ));
         }
         Ok(first)
     }
-}
-
-/// A value, and the name of the word it was found by.
-pub(super) struct Found<'t> {
-    /// The word's name.
-    pub field: &'static str,
-    /// The value.
-    pub scalar: Scalar<'t>,
 }
 
 /// A JSON value that is not looked into.
@@ -141,7 +185,7 @@ pub(super) enum Scalar<'t> {
 
 impl<'t> Scalar<'t> {
     /// The value of a piece of JSON.
-    fn of(json: &'t str) -> Result<Scalar<'t>, &'static str> {
+    pub(super) fn of(json: &'t str) -> Result<Scalar<'t>, &'static str> {
         match json.as_bytes() {
             [b'"', .., b'"'] => unescaped(json).map(Scalar::Text),
             [b'-' | b'0'..=b'9', ..] => Ok(Scalar::Number(json)),
@@ -163,7 +207,11 @@ pub(super) fn unescaped(json: &str) -> Result<Cow<'_, str>, &'static str> {
 }
 
 /// Fills an object.
-struct Filling<'o, 't>(&'o mut Object<'t>);
+struct Filling<'o, 't> {
+    object: &'o mut Object<'t>,
+    // Slower.
+    takes_any_key: bool,
+}
 
 impl<'t> DeserializeSeed<'t> for Filling<'_, 't> {
     type Value = ();
@@ -181,8 +229,16 @@ impl<'t> Visitor<'t> for Filling<'_, 't> {
     }
 
     fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
-        let object = self.0;
-        while let Some(Key(word)) = map.next_key()? {
+        let Filling { object, takes_any_key } = self;
+        let next_word = |map: &mut A| match takes_any_key {
+            false => Ok(map.next_key::<FastKey>()?.map(|FastKey(word)| word)),
+            true => match map.next_key::<Key<'t>>()? {
+                // Read as bytes, it was not looked at for these.
+                Some(Key(key)) if key.contains(|c: char| c < ' ') => Err(A::Error::custom("control character")),
+                key => Ok(key.map(|Key(key)| Word::of(&key))),
+            },
+        };
+        while let Some(word) = next_word(&mut map)? {
             object.is_empty = false;
             let Some(word) = word else {
                 map.next_value::<IgnoredAny>()?;
@@ -202,23 +258,23 @@ impl<'t> Visitor<'t> for Filling<'_, 't> {
 }
 
 /// A key, looked up before anything of it is kept.
-struct Key(Option<Word>);
+struct FastKey(Option<Word>);
 
-impl<'t> Deserialize<'t> for Key {
+impl<'t> Deserialize<'t> for FastKey {
     fn deserialize<D: Deserializer<'t>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Key(None))
+        deserializer.deserialize_str(FastKey(None))
     }
 }
 
-impl Visitor<'_> for Key {
-    type Value = Key;
+impl Visitor<'_> for FastKey {
+    type Value = FastKey;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-        Ok(Key(Word::of(key)))
+    fn visit_str<E>(self, key: &str) -> Result<FastKey, E> {
+        Ok(FastKey(Word::of(key)))
     }
 }
 
@@ -236,7 +292,7 @@ impl<'t> Visitor<'t> for &mut Entries<'t> {
     }
 
     fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Cow<'t, str>>()? {
+        while let Some(Key(key)) = map.next_key()? {
             let value = map.next_value::<&'t RawValue>()?.get();
             if Word::of(&key).is_some_and(|word| word.idx() == self.idx) {
                 self.found.push((key, value));
@@ -260,7 +316,7 @@ impl<'t> Visitor<'t> for &mut Names {
     }
 
     fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Cow<'t, str>>()? {
+        while let Some(Key(key)) = map.next_key()? {
             map.next_value::<IgnoredAny>()?;
             self.n_keys += 1;
             if self.n_keys > NAMES_MAX {
@@ -269,13 +325,40 @@ impl<'t> Visitor<'t> for &mut Names {
             if self.n_keys > 1 {
                 self.listed.push_str(", ");
             }
-            // The reason goes into logs and terminals.
-            let shown = key.chars().take(NAME_CHARS_MAX).map(|c| if c.is_control() { '\u{FFFD}' } else { c });
-            self.listed.extend(shown);
-            if key.chars().nth(NAME_CHARS_MAX).is_some() {
-                self.listed.push('…');
+            self.listed += &Shown(&key).to_string();
+        }
+        Ok(())
+    }
+}
+
+/// Counts keys that are among some names.
+struct Counting<'n> {
+    lists: &'n [&'n [&'n str]],
+    n_keys: Vec<usize>,
+}
+
+impl<'t> Visitor<'t> for &mut Counting<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Key(key)) = map.next_key()? {
+            map.next_value::<IgnoredAny>()?;
+            for (list, n_keys) in self.lists.iter().zip(&mut self.n_keys) {
+                *n_keys += usize::from(list.iter().any(|name| is_same_name(name, &key)));
             }
         }
         Ok(())
     }
+}
+
+/// Whether a key is a name; of a long name, case and underscores don't count.
+pub(super) fn is_same_name(name: &str, key: &str) -> bool {
+    fn letters(name: &str) -> impl Iterator<Item = u8> {
+        name.bytes().filter(|byte| *byte != b'_').map(|byte| byte.to_ascii_lowercase())
+    }
+    name == key || name.len() > 2 && letters(name).eq(letters(key))
 }

@@ -1,29 +1,28 @@
-//! Why an element becomes no row, before it is known where the element is.
+//! Why an element becomes no row.
 
+use super::path::Path;
 use crate::row::Class;
-use std::borrow::Cow;
+use std::fmt;
 
 /// Why an element becomes no row.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Refusal {
     /// The kind of reason.
     pub class: Class,
-    /// The field it is about, if it is about one.
-    pub field: Option<&'static str>,
-    /// What is wrong, never with a value.
-    pub what: Cow<'static, str>,
+    /// Where and what, never with a value.
+    pub reason: String,
 }
 
 impl Refusal {
-    /// Something is wrong with a field.
+    /// Something is wrong with what is at a place.
     #[cold]
-    pub(super) fn at(field: &'static str, class: Class, what: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { class, field: Some(field), what: what.into() }
+    pub(super) fn at(path: &Path<'_>, class: Class, what: impl fmt::Display) -> Self {
+        Refusal { class, reason: format!("{path}: {what}") }
     }
 
-    /// Something is wrong with the element.
+    /// Something is wrong with a field of the object at a place, or with its absence.
     #[cold]
-    pub(super) fn of_element(class: Class, what: impl Into<Cow<'static, str>>) -> Self {
-        Refusal { class, field: None, what: what.into() }
+    pub(super) fn of_field(path: &Path<'_>, field: &str, class: Class, what: impl fmt::Display) -> Self {
+        Refusal::at(&Path::Key(path, field), class, what)
     }
 }

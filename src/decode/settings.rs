@@ -45,9 +45,9 @@ impl Settings {
     /// What is wrong with the settings together, if anything is: a format whose rows are not for the target.
     pub fn contradiction(&self) -> Option<String> {
         let fits = match self.format {
-            Format::Auto => true,
-            Format::Quote | Format::Bar => self.target != Target::Metrics,
-            Format::Metrics => self.target != Target::Prices,
+            Format::Auto | Format::Envelope => true,
+            Format::Metrics | Format::SparkWindow | Format::KsqlWindow => self.target != Target::Prices,
+            _ => self.target != Target::Metrics,
         };
         (!fits).then(|| format!("format: {:?} has no rows for target {:?}", self.format.as_str(), self.target.as_str()))
     }
@@ -97,15 +97,33 @@ choice! {
 
 choice! {
     /// `format`
-    Format, r#""auto", "quote", "bar" or "metrics""#,
+    Format, r#""auto", "quote", "bar", "finnhub", "polygon", "binance", "alpha-vantage", "googlefinance", "columnar", "envelope", "metrics", "spark-window" or "ksql-window""#,
     /// Told apart message by message.
     Auto = "auto",
     /// A flat object with a symbol and a price.
     Quote = "quote",
     /// A flat object with open, high, low and close.
     Bar = "bar",
+    /// Finnhub's trades and pings.
+    Finnhub = "finnhub",
+    /// Polygon's events.
+    Polygon = "polygon",
+    /// Binance's events.
+    Binance = "binance",
+    /// Alpha Vantage's quotes, series and notices.
+    AlphaVantage = "alpha-vantage",
+    /// What the Python package googlefinance returns.
+    Googlefinance = "googlefinance",
+    /// A DataFrame dumped by column.
+    Columnar = "columnar",
+    /// Any other shape inside of Debezium's or Kafka Connect's envelope, or in `payload` or `data`.
+    Envelope = "envelope",
     /// A flat object with a window and figures.
     Metrics = "metrics",
+    /// A windowed aggregation of Apache Spark.
+    SparkWindow = "spark-window",
+    /// A windowed table of ksqlDB.
+    KsqlWindow = "ksql-window",
 }
 
 choice! {

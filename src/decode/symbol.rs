@@ -1,10 +1,10 @@
 //! Finds an element's symbol, in its value, in the record's key or in the topic's settings, and checks it.
 
-use super::object::{Found, Object, Scalar};
+use super::element::{Element, Finding, Found, Place};
+use super::object::Scalar;
 use super::refusal::Refusal;
-use super::settings::{Settings, SymbolSource};
+use super::settings::SymbolSource;
 use super::word::Words;
-use crate::record::Record;
 use crate::row::Class;
 use std::borrow::Cow;
 
@@ -15,29 +15,37 @@ const PLAUSIBLE_BYTES_MAX: usize = 32;
 /// How a symbol is named in reasons if it isn't in the value.
 const FIELD: &str = "symbol";
 
-/// The symbol of an element.
-pub(super) fn resolve<'t>(
-    object: &Object<'t>,
-    record: &Record<'t>,
-    settings: &Settings,
-) -> Result<Cow<'t, str>, Refusal> {
+/// The symbol of an element: as the settings say, or the one that its profile has found, or around it, or the key.
+pub(super) fn resolve<'t>(element: &Element<'_, 't>, found: Finding<'_, 't>) -> Result<Cow<'t, str>, Refusal> {
+    let Element { record, settings, .. } = element;
+    let here = Place { path: element.path, field: FIELD };
     match &settings.symbol {
-        SymbolSource::Auto => match object.first(Words::SYMBOL, |scalar| *scalar == Scalar::Null)? {
-            Some(Found { field, scalar: Scalar::Text(text) }) => checked(field, text),
-            Some(Found { field, .. }) => Err(Refusal::at(field, Class::Type, "is not a string")),
-            None => match record.key.filter(|key| is_plausible(key)).map(std::str::from_utf8) {
-                Some(Ok(key)) => Ok(Cow::Borrowed(key)),
-                _ => Err(Refusal::at(FIELD, Class::Missing, "is missing, and the record's key is no plausible symbol")),
-            },
-        },
+        SymbolSource::Auto => {
+            let found = match (found?, element.around) {
+                (None, Some(around)) => around.first_not_null(Words::SYMBOL)?,
+                (found, _) => found,
+            };
+            match (found, record.key.filter(|key| is_plausible(key)).map(std::str::from_utf8)) {
+                (Some(found), _) => of_value(found),
+                (None, Some(Ok(key))) => Ok(Cow::Borrowed(key)),
+                _ => Err(here.refusal(Class::Missing, "is missing, and the record's key is no plausible symbol")),
+            }
+        }
         SymbolSource::Key => match record.key.map(std::str::from_utf8) {
-            None | Some(Ok("")) => Err(Refusal::at(FIELD, Class::Missing, "the record has no key")),
-            Some(Err(_)) => Err(Refusal::at(FIELD, Class::Encoding, "the record's key is not UTF-8")),
-            Some(Ok(key)) => checked(FIELD, Cow::Borrowed(key)),
+            None | Some(Ok("")) => Err(here.refusal(Class::Missing, "the record has no key")),
+            Some(Err(_)) => Err(here.refusal(Class::Encoding, "the record's key is not UTF-8")),
+            Some(Ok(key)) => checked(here, Cow::Borrowed(key)),
         },
-        SymbolSource::Topic => checked(FIELD, Cow::Borrowed(record.topic)),
+        SymbolSource::Topic => checked(here, Cow::Borrowed(record.topic)),
         // Checked when the settings were read.
         SymbolSource::Constant(symbol) => Ok(Cow::Owned(symbol.clone())),
+    }
+}
+
+fn of_value<'t>(Found { place, scalar }: Found<'_, 't>) -> Result<Cow<'t, str>, Refusal> {
+    match scalar {
+        Scalar::Text(text) => checked(place, text),
+        _ => Err(place.refusal(Class::Type, "is not a string")),
     }
 }
 
@@ -58,14 +66,14 @@ pub(super) fn problem(symbol: &str) -> Option<(Class, &'static str)> {
     symbol.chars().any(char::is_control).then_some((Class::Symbol, "has control characters"))
 }
 
-fn checked<'t>(field: &'static str, text: Cow<'t, str>) -> Result<Cow<'t, str>, Refusal> {
+fn checked<'t>(place: Place<'_>, text: Cow<'t, str>) -> Result<Cow<'t, str>, Refusal> {
     let symbol = match text {
         Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
         Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
     };
     match problem(&symbol) {
         None => Ok(symbol),
-        Some((class, what)) => Err(Refusal::at(field, class, what)),
+        Some((class, what)) => Err(place.refusal(class, what)),
     }
 }
 

@@ -3,6 +3,7 @@
 //! serde_json reads objects; the brackets around them are followed here, so that elements are read in place and nothing
 //! is read twice.
 
+use super::path::Path;
 use super::refusal::Refusal;
 use crate::row::Class;
 use serde_json::value::RawValue;
@@ -50,10 +51,10 @@ impl Broken {
     /// Why the document of `text` that begins at `start` becomes no row. Lines and columns are those of the document:
     /// counting from the start of the text would take too long if thousands of documents are broken.
     #[cold]
-    pub(super) fn refusal(&self, text: &str, start: usize) -> Refusal {
+    pub(super) fn refusal(&self, text: &str, start: usize, path: &Path<'_>) -> Refusal {
         let before = &text.as_bytes()[start..self.at];
         if nesting(before) > DEPTH_MAX {
-            return too_deep();
+            return too_deep(path);
         }
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let column = before.len() - line_start + 1;
@@ -61,14 +62,14 @@ impl Broken {
             0 => format!("{} at column {column}", self.what),
             n_newlines => format!("{} at line {} column {column}", self.what, n_newlines + 1),
         };
-        Refusal::of_element(Class::Syntax, what)
+        Refusal::at(path, Class::Syntax, what)
     }
 }
 
 /// Why an element that is nested too deeply becomes no row.
 #[cold]
-pub(super) fn too_deep() -> Refusal {
-    Refusal::of_element(Class::TooLarge, format!("is nested more than {DEPTH_MAX} deep"))
+pub(super) fn too_deep(path: &Path<'_>) -> Refusal {
+    Refusal::at(path, Class::TooLarge, format_args!("is nested more than {DEPTH_MAX} deep"))
 }
 
 /// The first byte from `at` on that is no white space.

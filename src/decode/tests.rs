@@ -9,24 +9,6 @@ use settings::{Format, SymbolSource, Target, TimestampMissing, TimestampUnit};
 
 const CORPUS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shapes/corpus.jsonl"));
 
-/// Cases of profiles that are not there yet. Until then nothing of them may be lost.
-const LATER: &[&str] = &[
-    "finnhub twice encoded",
-    "finnhub ping",
-    "polygon mixed",
-    "polygon status",
-    "binance trade",
-    "binance wrapped kline",
-    "alpha vantage quote",
-    "alpha vantage series",
-    "alpha vantage note",
-    "googlefinance",
-    "columnar",
-    "debezium",
-    "connect envelope",
-    "spark window",
-];
-
 /// 2026-01-02T15:04:06.123Z, as in the corpus.
 const RECORD_MS: i64 = 1_767_366_246_123;
 
@@ -206,26 +188,15 @@ impl Case {
 }
 
 #[test]
-fn every_case_of_the_corpus_becomes_what_it_expects_or_is_kept_for_later() {
-    let corpus = corpus();
-    for name in LATER {
-        assert!(corpus.iter().any(|case| case.name == *name), "no case has the name {name:?}");
-    }
-    for case in &corpus {
-        let explained = without_reasons(explained(&case.record(), &case.settings));
-        if LATER.contains(&case.name.as_str()) {
-            assert_ne!(explained, case.expect, "{} works by now", case.name);
-            assert_eq!((&explained["prices"], &explained["metrics"]), (&json!([]), &json!([])), "{}", case.name);
-            assert_ne!(explained["dead_letters"], json!([]), "{}", case.name);
-        } else {
-            assert_eq!(explained, case.expect, "{}", case.name);
-        }
+fn every_case_of_the_corpus_becomes_what_it_expects() {
+    for case in &corpus() {
+        assert_eq!(without_reasons(explained(&case.record(), &case.settings)), case.expect, "{}", case.name);
     }
 }
 
 #[test]
 fn auto_target_tells_metrics_from_prices() {
-    for case in corpus().iter().filter(|case| !LATER.contains(&case.name.as_str())) {
+    for case in &corpus() {
         let settings = Settings { target: Target::Auto, ..case.settings.clone() };
         assert_eq!(without_reasons(explained(&case.record(), &settings)), case.expect, "{}", case.name);
     }
@@ -518,7 +489,21 @@ fn many_broken_lines_take_no_longer_than_their_bytes() {
     let value = format!("[1]\n{}", "x\n".repeat(200_000));
     let mut out = Decoded::default();
     assert_eq!(decode(&record(value.as_bytes()), 0, &Settings::default(), &mut out), Fate::DeadLetter);
-    assert_eq!(out.dead_letters.len(), 200_001);
+    assert_eq!(out.dead_letters.len(), 13_500);
+    let last = &out.dead_letters.last().unwrap().reason;
+    assert!(last.ends_with("(and 186501 more elements were refused, which have no letters)"), "{last}");
+}
+
+#[test]
+fn elements_that_have_no_letters_do_not_remove_their_neighbours() {
+    let row = r#"{"symbol":"A","price":1,"ts":0}"#;
+    let value = format!("[{row},{}{row}]", r#""{\"s\"}",1,"#.repeat(1000));
+    let mut out = Decoded::default();
+    let fate = decode(&record(value.as_bytes()), 0, &Settings::default(), &mut out);
+    assert_eq!(fate, Fate::Rows, "{:?}", out.dead_letters.last());
+    let elements: Vec<u32> = out.prices.iter().map(|row| row.origin.element).collect();
+    assert_eq!(elements, [0, 2001]);
+    assert_eq!(out.dead_letters.len(), 1000 + value.len() / 32);
 }
 
 #[test]

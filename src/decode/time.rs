@@ -2,13 +2,11 @@
 //!
 //! Pure: the present is not known here, so that a missing time can never become "now".
 
-use super::number::is_missing;
-use super::object::{Found, Object, Scalar};
+use super::element::{Element, Found};
+use super::object::Scalar;
 use super::refusal::Refusal;
 use super::settings::{Settings, TimestampMissing, TimestampUnit};
-use super::word::Words;
 use crate::decimal::{Decimal, DecimalError};
-use crate::record::Record;
 use crate::row::{Class, Micros};
 use chrono::{DateTime, LocalResult, NaiveDate, NaiveDateTime, TimeZone};
 use chrono_tz::Tz;
@@ -41,58 +39,66 @@ impl TimeError {
     }
 }
 
-/// When a price held: what the element says, else the record's timestamp.
-pub(super) fn event(object: &Object<'_>, record: &Record<'_>, settings: &Settings) -> Result<Micros, Refusal> {
-    let from_record = || {
-        if settings.timestamp_missing == TimestampMissing::DeadLetter {
-            return Err(Refusal::at(
-                "timestamp",
-                Class::Missing,
-                "is missing, and the record's timestamp is not to be used",
-            ));
+/// How times are read that don't say it themselves.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// Of numbers.
+    pub unit: TimestampUnit,
+    /// Of texts.
+    pub zone: Tz,
+}
+
+impl Clock {
+    /// As the topic says.
+    pub(super) fn of(settings: &Settings) -> Clock {
+        Clock { unit: settings.timestamp_unit, zone: settings.timezone }
+    }
+}
+
+/// When a price held: what was found, else the record's timestamp.
+pub(super) fn event(element: &Element<'_, '_>, found: Option<Found<'_, '_>>, clock: Clock) -> Result<Micros, Refusal> {
+    const FIELD: &str = "timestamp";
+    match found {
+        Some(found) => read(&found, clock),
+        None if element.settings.timestamp_missing == TimestampMissing::DeadLetter => {
+            let what = "is missing, and the record's timestamp is not to be used";
+            Err(Refusal::of_field(element.path, FIELD, Class::Missing, what))
         }
-        record_time(record, "timestamp")?
-            .ok_or_else(|| Refusal::at("timestamp", Class::Missing, "is missing, and the record has no timestamp"))
-    };
-    first(object, Words::TIME, settings.timestamp_unit, settings)?.map_or_else(from_record, Ok)
+        None => record_time(element, FIELD)?.ok_or_else(|| {
+            let what = "is missing, and the record has no timestamp";
+            Refusal::of_field(element.path, FIELD, Class::Missing, what)
+        }),
+    }
 }
 
 /// When the producer fetched a price, in seconds since the epoch. The topic's unit is that of its event times: producers
 /// mix milliseconds there with seconds here.
-pub(super) fn fetch(object: &Object<'_>, record: &Record<'_>, settings: &Settings) -> Result<Option<i64>, Refusal> {
-    let time = match first(object, Words::FETCH_TIME, TimestampUnit::Auto, settings)? {
-        Some(time) => Some(time),
-        None => record_time(record, "fetch_timestamp")?,
+pub(super) fn fetch(element: &Element<'_, '_>, found: Option<Found<'_, '_>>) -> Result<Option<i64>, Refusal> {
+    let clock = Clock { unit: TimestampUnit::Auto, zone: element.settings.timezone };
+    let time = match found {
+        Some(found) => Some(read(&found, clock)?),
+        None => record_time(element, "fetch_timestamp")?,
     };
     Ok(time.map(|Micros(micros)| micros / MICROS_PER_SECOND))
 }
 
-/// One end of a window.
-pub(super) fn window_end(object: &Object<'_>, words: Words, settings: &Settings) -> Result<Option<Micros>, Refusal> {
-    first(object, words, settings.timestamp_unit, settings)
-}
-
-fn first(
-    object: &Object<'_>,
-    words: Words,
-    unit: TimestampUnit,
-    settings: &Settings,
-) -> Result<Option<Micros>, Refusal> {
-    let Some(Found { field, scalar }) = object.first(words, is_missing)? else { return Ok(None) };
-    let time = match &scalar {
-        Scalar::Number(number) => since_epoch(number, unit, settings.timezone),
-        Scalar::Text(text) if text.contains('\0') => return Err(Refusal::at(field, Class::Encoding, "contains NUL")),
-        Scalar::Text(text) => of_text(text.trim_ascii(), unit, settings.timezone),
+/// The time that a value is.
+pub(super) fn read(found: &Found<'_, '_>, clock: Clock) -> Result<Micros, Refusal> {
+    let time = match &found.scalar {
+        Scalar::Number(number) => since_epoch(number, clock.unit, clock.zone),
+        Scalar::Text(text) if text.contains('\0') => return Err(found.place.refusal(Class::Encoding, "contains NUL")),
+        Scalar::Text(text) => of_text(text.trim_ascii(), clock.unit, clock.zone),
         Scalar::Null | Scalar::Boolean | Scalar::Nested => Err(TimeError::Unreadable),
     };
-    time.map(Some).map_err(|error| Refusal::at(field, Class::Time, error.as_str()))
+    time.map_err(|error| found.place.refusal(Class::Time, error.as_str()))
 }
 
-fn record_time(record: &Record<'_>, field: &'static str) -> Result<Option<Micros>, Refusal> {
-    let Some(millis) = record.timestamp_ms else { return Ok(None) };
+fn record_time(element: &Element<'_, '_>, field: &str) -> Result<Option<Micros>, Refusal> {
+    let Some(millis) = element.record.timestamp_ms else { return Ok(None) };
     let time = millis.checked_mul(1000).ok_or(TimeError::OutOfRange).and_then(in_range);
     time.map(Some).map_err(|_| {
-        Refusal::at(field, Class::Time, "is missing, and the record's timestamp is outside 1970-01-01..2100-01-01")
+        let what = "is missing, and the record's timestamp is outside 1970-01-01..2100-01-01";
+        Refusal::of_field(element.path, field, Class::Time, what)
     })
 }
 

@@ -1,19 +1,22 @@
 //! The names of fields that profiles know, and how a key is recognized as one of them.
 //!
 //! Long names count without regard to case and underscores. The order inside a group is the order of preference. Names
-//! of fewer than three letters collide between vendors; of those only `ts` is known here, and a profile that has short
-//! keys of its own reads them by itself.
+//! of fewer than three letters collide between vendors; of those only `ts` is a field here. Behind the fields are the
+//! signs by which shapes are told apart: what is behind a sign is for its profile alone.
 
 /// Declares the words once: the enum, their names, and the match that finds them.
 macro_rules! words {
-    ($($word:ident = $name:literal,)+) => {
+    ($($word:ident = $name:literal,)+; $($special:ident = $special_name:literal,)+) => {
         /// A name that a profile knows.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
         pub(super) enum Word {
             $($word,)+
+            $($special,)+
         }
 
-        const NAMES: &[&str] = &[$($name,)+];
+        const NAMES: &[&str] = &[$($name,)+ $($special_name,)+];
+
+        const WORDS: &[Word] = &[$(Word::$word,)+ $(Word::$special,)+];
 
         /// The packed names, as constants because only those can be patterns.
         #[allow(non_upper_case_globals)]
@@ -21,13 +24,11 @@ macro_rules! words {
             $(pub(super) const $word: u128 = super::pack($name.as_bytes());)+
         }
 
-        impl Word {
-            /// The word that a key is, if any.
-            pub(super) fn of(key: &str) -> Option<Word> {
-                match pack_short(key.as_bytes()).unwrap_or_else(|| pack(key.as_bytes())) {
-                    $(packed::$word => Some(Word::$word),)+
-                    _ => None,
-                }
+        /// The word that a key is, if any, by its letters alone.
+        fn by_letters(key: &str) -> Option<Word> {
+            match pack_short(key.as_bytes()).unwrap_or_else(|| pack(key.as_bytes())) {
+                $(packed::$word => Some(Word::$word),)+
+                _ => None,
             }
         }
     };
@@ -72,21 +73,67 @@ words! {
     MaxPrice = "max_price",
     MinPrice = "min_price",
     AvgVolume = "avg_volume",
+    Data = "data",
+    Payload = "payload",
+    LastTradePrice = "LastTradePrice",
+    // From here on only this very spelling counts.
+    Event = "ev",
+    BinanceEvent = "e",
+    Type = "type",
+    Stream = "stream",
+    Schema = "schema",
+    After = "after",
+    Operation = "op",
+    Window = "window",
+    GlobalQuote = "Global Quote",
+    Note = "Note",
+    Information = "Information",
+    ErrorMessage = "Error Message",
+    ;
+    // Found in another way than by their letters.
+    LastTradeDateTime = "LastTradeDateTime",
+    KsqlWindowStart = "WINDOWSTART",
+    KsqlWindowEnd = "WINDOWEND",
+    TimeSeries = "Time Series",
 }
 
 /// How many words there are.
 pub(super) const N_WORDS: usize = NAMES.len();
 
 impl Word {
+    /// The word that a key is, if any.
+    pub(super) fn of(key: &str) -> Option<Word> {
+        match by_letters(key) {
+            Some(Word::WindowStart) if key == Word::KsqlWindowStart.name() => Some(Word::KsqlWindowStart),
+            Some(Word::WindowEnd) if key == Word::KsqlWindowEnd.name() => Some(Word::KsqlWindowEnd),
+            Some(word) if word >= Word::Event && key != word.name() => None,
+            None if is_time_series(key) => Some(Word::TimeSeries),
+            // One letter too long to be packed.
+            None if key.eq_ignore_ascii_case(Word::LastTradeDateTime.name()) => Some(Word::LastTradeDateTime),
+            word => word,
+        }
+    }
+
     /// Its place in the list.
     pub(super) fn idx(self) -> usize {
         self as usize
+    }
+
+    /// The word at a place of the list.
+    pub(super) fn at(idx: usize) -> Word {
+        WORDS[idx]
     }
 
     /// The name as documented.
     pub(super) fn name(self) -> &'static str {
         NAMES[self.idx()]
     }
+}
+
+/// As in `Time Series (5min)` and `Weekly Time Series`.
+fn is_time_series(key: &str) -> bool {
+    let name = Word::TimeSeries.name();
+    key.starts_with(name) || key.ends_with(name)
 }
 
 /// The documented name of the word at a place of the list.
@@ -223,6 +270,19 @@ mod tests {
     fn case_and_underscores_do_not_matter() {
         for key in ["last_price", "lastPrice", "LASTPRICE", "LastPrice", "_last__price_"] {
             assert_eq!(Word::of(key), Some(Word::LastPrice), "{key}");
+        }
+    }
+
+    #[test]
+    fn signs_count_in_one_spelling() {
+        assert_eq!(Word::of("e"), Some(Word::BinanceEvent));
+        assert_eq!(Word::of("WINDOWSTART"), Some(Word::KsqlWindowStart));
+        assert_eq!(Word::of("WindowStart"), Some(Word::WindowStart));
+        for series in ["Time Series (Daily)", "Monthly Time Series"] {
+            assert_eq!(Word::of(series), Some(Word::TimeSeries), "{series}");
+        }
+        for key in ["E", "_e", "EV", "note", "Type", "time series (daily)", "window_"] {
+            assert_eq!(Word::of(key), None, "{key}");
         }
     }
 

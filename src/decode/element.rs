@@ -1,0 +1,84 @@
+//! One object of a message as a profile sees it: with what is around it.
+
+use super::number::is_missing;
+use super::object::{Object, Scalar};
+use super::path::Path;
+use super::refusal::Refusal;
+use super::settings::Settings;
+use super::word::Words;
+use crate::record::Record;
+use crate::row::Class;
+use std::fmt;
+
+/// An object, and all that is known of it beside its text.
+pub(super) struct Element<'e, 't> {
+    /// The record it is in.
+    pub record: &'e Record<'t>,
+    /// How its topic is read.
+    pub settings: &'e Settings,
+    /// The object.
+    pub object: &'e Object<'t>,
+    /// Where it is in the record's value.
+    pub path: &'e Path<'e>,
+    /// The object around it, if that is an envelope: a field that is missing inside is taken from there.
+    pub around: Option<&'e Element<'e, 't>>,
+}
+
+impl<'e, 't> Element<'e, 't> {
+    /// The first of the words whose value is not missing, in the order of their list; inside before around.
+    pub(super) fn first(&self, words: Words) -> Finding<'e, 't> {
+        self.first_unless(words, is_missing)
+    }
+
+    /// As [`first`](Element::first), where only null says that there is none.
+    pub(super) fn first_not_null(&self, words: Words) -> Finding<'e, 't> {
+        self.first_unless(words, |scalar| *scalar == Scalar::Null)
+    }
+
+    fn first_unless(&self, words: Words, is_missing: fn(&Scalar<'_>) -> bool) -> Finding<'e, 't> {
+        match (self.object.first(self.path, words, is_missing)?, self.around) {
+            (None, Some(around)) => around.first_unless(words, is_missing),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Something is wrong with it.
+    #[cold]
+    pub(super) fn refusal(&self, class: Class, what: impl fmt::Display) -> Refusal {
+        Refusal::at(self.path, class, what)
+    }
+
+    /// A field that it has to have is not there.
+    #[cold]
+    pub(super) fn missing(&self, field: &str) -> Refusal {
+        Refusal::of_field(self.path, field, Class::Missing, "is missing")
+    }
+}
+
+/// A key in an object of the message.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'f> {
+    /// The object.
+    pub path: &'f Path<'f>,
+    /// Its key, or the documented name of that.
+    pub field: &'f str,
+}
+
+impl Place<'_> {
+    /// Something is wrong with what is there.
+    #[cold]
+    pub(super) fn refusal(self, class: Class, what: impl fmt::Display) -> Refusal {
+        Refusal::of_field(self.path, self.field, class, what)
+    }
+}
+
+/// A value, and where it was found.
+pub(super) struct Found<'f, 't> {
+    /// Where.
+    pub place: Place<'f>,
+    /// The value.
+    pub scalar: Scalar<'t>,
+}
+
+/// A value that may be missing, or be there in a way that is wrong by itself.
+pub(super) type Finding<'f, 't> = Result<Option<Found<'f, 't>>, Refusal>;

@@ -1,0 +1,50 @@
+//! The profile `envelope`: Debezium's and Kafka Connect's, or any object with the message in `payload` or `data`.
+//!
+//! What is inside has any other shape; a field that is missing there is taken from around it.
+
+use super::element::Element;
+use super::profile::{Inside, Profile, Reads};
+use super::refusal::Refusal;
+use super::settings::{Format, Target};
+use super::word::{Word, Words};
+use crate::row::Skip;
+
+/// The profile.
+pub(super) const PROFILE: Profile = Profile {
+    format: Format::Envelope,
+    target: Target::Auto,
+    signs: Words::only(Word::After).with(Words::only(Word::Payload)).with(Words::only(Word::Data)),
+    // A quote can have such a field, too.
+    recognizes: |element| !is_quote(element) && inside(element).is_some(),
+    reads: Reads::Inside(open),
+    looks: r#"a message of another shape in "payload", "data" or, with "op", in "after""#,
+    keys: &["payload", "data", "after", "op", "schema"],
+};
+
+fn is_quote(element: &Element<'_, '_>) -> bool {
+    element.object.has_scalar(Words::SYMBOL) && element.object.has_scalar(Words::PRICE)
+}
+
+/// Which field holds the message.
+fn inside(element: &Element<'_, '_>) -> Option<Word> {
+    let object = element.object;
+    let is_debezium = object.has_all(Words::only(Word::After).with(Words::only(Word::Operation)));
+    let is_connect = object.has_any(Words::only(Word::Schema));
+    let holds = |word: Word| match object.raw(word).map(str::as_bytes) {
+        Some([b'{' | b'[', ..]) => true,
+        // A string that holds JSON begins like it. An escape begins a white space or a string that is escaped twice.
+        Some([b'"', b'{' | b'[' | b'\\' | b' ', ..]) => true,
+        Some(b"null") => word == Word::After && is_debezium || word == Word::Payload && is_connect,
+        _ => false,
+    };
+    [Word::After, Word::Payload, Word::Data].into_iter().find(|word| holds(*word))
+}
+
+fn open<'t>(element: &Element<'_, 't>) -> Result<Inside<'t>, Refusal> {
+    if element.object.text_of(Word::Operation) == Some("d") {
+        return Ok(Inside::Nothing(Skip::Tombstone));
+    }
+    let word = inside(element).unwrap_or(Word::Payload);
+    let value = element.object.sole_raw(element.path, word)?;
+    Ok(Inside::Value(word.name(), value.unwrap_or("null")))
+}
