@@ -14,3 +14,4 @@ mod memory;
 mod outages;
 mod positions;
 mod selfcheck;
+mod shapes;

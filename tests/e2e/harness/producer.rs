@@ -164,6 +164,18 @@ pub fn send(records: Vec<Record>) {
     });
 }
 
+/// The same for records of any size.
+pub fn send_large(records: Vec<Record>) {
+    broker::wait_for(async {
+        let builder = broker::connect().await.producer().max_request_size(64 << 20).buffer_memory(256 << 20);
+        let producer = builder.build().await.expect("a producer can be made");
+        for record in records {
+            let _ = producer.send(record).await.expect("the broker takes the record");
+        }
+        producer.close().await.expect("the producer closes");
+    });
+}
+
 /// Sends records in transactions.
 pub struct Transactions {
     producer: TransactionalProducer,
