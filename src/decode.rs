@@ -183,17 +183,17 @@ impl<'t> Walk<'_, '_, 't> {
             return Ok(end);
         }
         let element = Element { record, settings, object, path, around: *around };
-        let Some(profile) = profile::find(&element, *format) else {
+        let Some((found, profile)) = profile::find(&element, *format) else {
             elements.refuse(profile::unknown(&element, *format));
             return Ok(end);
         };
-        elements.note_format(profile.format);
+        elements.note_format(*found);
         match profile.reads {
             Reads::Itself(read) => read(&element, elements),
             Reads::Inside(open) => {
                 match open(&element) {
                     Ok(Inside::Value(key, value)) => {
-                        let format = if profile.format == Format::Envelope { Format::Auto } else { *format };
+                        let format = if *found == Format::Envelope { Format::Auto } else { *format };
                         Walk { record, settings, format, around: Some(&element), object: Object::new(), elements }
                             .inside(value, level, &Path::Key(path, key));
                     }

@@ -12,7 +12,7 @@ use super::path::Path;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::{Class, Origin, PriceRow, Skip};
@@ -21,8 +21,7 @@ use std::borrow::Cow;
 const META_DATA: &str = "Meta Data";
 
 /// An answer with data.
-pub(super) const PROFILE: Profile = Profile {
-    format: Format::AlphaVantage,
+pub(super) const ANSWER: Profile = Profile {
     target: Target::Prices,
     signs: Words::only(Word::GlobalQuote).with(Words::only(Word::TimeSeries)),
     recognizes: |element| {
@@ -45,7 +44,7 @@ pub(super) const NOTICE: Profile = Profile {
     reads: Reads::Itself(|_, elements| elements.skip(Skip::Notice)),
     looks: r#"a "Note", an "Information" or an "Error Message""#,
     keys: &["Note", "Information", "Error Message"],
-    ..PROFILE
+    ..ANSWER
 };
 
 const NOTICES: Words =

@@ -9,7 +9,6 @@ use super::word::{Word, Words};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Bar,
     target: Target::Prices,
     signs: CLOSE,
     recognizes,

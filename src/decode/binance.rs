@@ -10,14 +10,13 @@ use super::path::Path;
 use super::profile::{Inside, Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::{Origin, PriceRow};
 
 /// A bare event.
-pub(super) const PROFILE: Profile = Profile {
-    format: Format::Binance,
+pub(super) const EVENT: Profile = Profile {
     target: Target::Prices,
     signs: Words::only(Word::BinanceEvent),
     recognizes: |element| element.object.text_of(Word::BinanceEvent).is_some_and(is_event),
@@ -38,7 +37,7 @@ pub(super) const STREAM: Profile = Profile {
     reads: Reads::Inside(open),
     looks: r#"a "stream" and the "data" of its event"#,
     keys: &["stream", "data"],
-    ..PROFILE
+    ..EVENT
 };
 
 fn is_event(name: &str) -> bool {

@@ -13,7 +13,7 @@ use super::path::Path;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::{Class, Origin, PriceRow, Skip};
@@ -22,7 +22,6 @@ use std::collections::HashSet;
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Columnar,
     target: Target::Prices,
     signs: Words::PRICE,
     recognizes,
@@ -125,7 +124,7 @@ impl<'t> Frame<'_, 't> {
     fn row(&self, label: &str, row_idx: usize, origin: Origin) -> Result<PriceRow<'t>, Refusal> {
         let element = self.element;
         let place = Place { path: &self.price.path, field: label };
-        let label_time = || (!self.is_numbered).then(|| Found { place, scalar: Scalar::Text(Cow::Borrowed(label)) });
+        let label_time = (!self.is_numbered).then_some(Found { place, scalar: Scalar::Text(Cow::Borrowed(label)) });
         let parts = PriceParts {
             symbol: cell(&self.symbol, label, row_idx).unwrap_or_else(|| element.first_not_null(Words::SYMBOL)),
             price: self
@@ -134,7 +133,7 @@ impl<'t> Frame<'_, 't> {
                 .and_then(|found| found.ok_or_else(|| place.refusal(Class::Missing, "is missing"))),
             volume: cell(&self.volume, label, row_idx).unwrap_or_else(|| element.first(Words::VOLUME)),
             time: match cell(&self.time, label, row_idx) {
-                Some(Ok(None)) | None => Ok(label_time()),
+                Some(Ok(None)) | None => Ok(label_time),
                 Some(found) => found,
             },
             fetch_time: cell(&self.fetch_time, label, row_idx).unwrap_or_else(|| element.first(Words::FETCH_TIME)),

@@ -5,13 +5,12 @@
 use super::element::Element;
 use super::profile::{Inside, Profile, Reads};
 use super::refusal::Refusal;
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::word::{Word, Words};
 use crate::row::Skip;
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Envelope,
     target: Target::Auto,
     signs: Words::only(Word::After).with(Words::only(Word::Payload)).with(Words::only(Word::Data)),
     // A quote can have such a field, too.

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::profile::{Inside, Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::Skip;
@@ -16,8 +16,7 @@ const SYMBOL_OR_PRICE: Words = Words::SYMBOL.with(Words::PRICE);
 const NAMES: [&str; 4] = ["s", "p", "v", "t"];
 
 /// A message of trades.
-pub(super) const PROFILE: Profile = Profile {
-    format: Format::Finnhub,
+pub(super) const TRADES: Profile = Profile {
     target: Target::Prices,
     signs: Words::only(Word::Type),
     recognizes: |element| {
@@ -36,7 +35,7 @@ pub(super) const PING: Profile = Profile {
     reads: Reads::Itself(|_, elements| elements.skip(Skip::Heartbeat)),
     looks: r#"a "type" of ping"#,
     keys: &[],
-    ..PROFILE
+    ..TRADES
 };
 
 /// One trade, which only its message shows to be one. Another producer's can have long names.
@@ -48,7 +47,7 @@ pub(super) const TRADE: Profile = Profile {
     reads: Reads::Itself(read),
     looks: r#"s, p, v and t in the "data" of a message whose "type" is trade"#,
     keys: &NAMES,
-    ..PROFILE
+    ..TRADES
 };
 
 fn is_trades(element: &Element<'_, '_>) -> bool {

@@ -5,14 +5,13 @@ use super::elements::Elements;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::{Origin, PriceRow};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Googlefinance,
     target: Target::Prices,
     signs: PRICE,
     // A quote can have it among its fields.

@@ -7,13 +7,12 @@ use super::metrics::FIGURES;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{MetricParts, metric_row};
-use super::settings::{Format, Target, TimestampUnit};
+use super::settings::{Target, TimestampUnit};
 use super::time::Clock;
 use super::word::{Word, Words};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::KsqlWindow,
     target: Target::Metrics,
     signs: Words::only(Word::KsqlWindowStart).with(Words::only(Word::KsqlWindowEnd)),
     recognizes: |element| !element.object.has_any(Words::WINDOW),

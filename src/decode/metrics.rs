@@ -11,7 +11,6 @@ use super::word::{Word, Words};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Metrics,
     target: Target::Metrics,
     signs: Words::WINDOW.with(Words::FIGURES),
     recognizes,

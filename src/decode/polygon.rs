@@ -8,14 +8,13 @@ use super::fields::Fields;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::{Origin, PriceRow, Skip};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Polygon,
     target: Target::Prices,
     signs: Words::only(Word::Event),
     recognizes: |element| matches!(event(element), Some("T" | "A" | "AM" | "Q" | "status")),

@@ -5,14 +5,13 @@ use super::elements::Elements;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::Words;
 use crate::row::{Class, Origin, PriceRow};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::Quote,
     target: Target::Prices,
     signs: Words::SYMBOL.with(Words::PRICE),
     recognizes: |_| true,

@@ -2,6 +2,8 @@
 //!
 //! Relies on `decimal`. Every value is checked where it is made, so that decoding has no doubts about them.
 
+pub use super::profile::Format;
+
 use super::symbol;
 use crate::decimal::Decimal;
 use chrono_tz::Tz;
@@ -44,11 +46,7 @@ impl Default for Settings {
 impl Settings {
     /// What is wrong with the settings together, if anything is: a format whose rows are not for the target.
     pub fn contradiction(&self) -> Option<String> {
-        let fits = match self.format {
-            Format::Auto | Format::Envelope => true,
-            Format::Metrics | Format::SparkWindow | Format::KsqlWindow => self.target != Target::Prices,
-            _ => self.target != Target::Metrics,
-        };
+        let fits = self.format.is_for(self.target);
         (!fits).then(|| format!("format: {:?} has no rows for target {:?}", self.format.as_str(), self.target.as_str()))
     }
 }
@@ -93,37 +91,6 @@ choice! {
     Metrics = "metrics",
     /// Told apart message by message.
     Auto = "auto",
-}
-
-choice! {
-    /// `format`
-    Format, r#""auto", "quote", "bar", "finnhub", "polygon", "binance", "alpha-vantage", "googlefinance", "columnar", "envelope", "metrics", "spark-window" or "ksql-window""#,
-    /// Told apart message by message.
-    Auto = "auto",
-    /// A flat object with a symbol and a price.
-    Quote = "quote",
-    /// A flat object with open, high, low and close.
-    Bar = "bar",
-    /// Finnhub's trades and pings.
-    Finnhub = "finnhub",
-    /// Polygon's events.
-    Polygon = "polygon",
-    /// Binance's events.
-    Binance = "binance",
-    /// Alpha Vantage's quotes, series and notices.
-    AlphaVantage = "alpha-vantage",
-    /// What the Python package googlefinance returns.
-    Googlefinance = "googlefinance",
-    /// A DataFrame dumped by column.
-    Columnar = "columnar",
-    /// Any other shape inside of Debezium's or Kafka Connect's envelope, or in `payload` or `data`.
-    Envelope = "envelope",
-    /// A flat object with a window and figures.
-    Metrics = "metrics",
-    /// A windowed aggregation of Apache Spark.
-    SparkWindow = "spark-window",
-    /// A windowed table of ksqlDB.
-    KsqlWindow = "ksql-window",
 }
 
 choice! {

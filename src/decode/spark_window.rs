@@ -9,7 +9,7 @@ use super::path::Path;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{MetricParts, metric_row};
-use super::settings::{Format, Target};
+use super::settings::Target;
 use super::time::Clock;
 use super::word::{Word, Words};
 use crate::row::{MetricRow, Origin};
@@ -17,7 +17,6 @@ use std::ops::Range;
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
-    format: Format::SparkWindow,
     target: Target::Metrics,
     signs: Words::only(Word::Window),
     recognizes: |element| {
