@@ -4,7 +4,7 @@
 //! writer's connection, `ledger` the claims, `schema` and `validate` the tables. Below them, `pool` limits the number of
 //! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
 
-mod binary;
+pub mod binary;
 mod connect;
 mod failure;
 mod ledger;

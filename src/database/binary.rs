@@ -17,15 +17,15 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 const BYTES_MAX: usize = 256 << 20;
 
 /// The columns of [`prices`], in its order.
-pub(super) const PRICE_COLUMNS: &str = "symbol, price, volume, \"timestamp\", fetch_timestamp";
+pub const PRICE_COLUMNS: &str = "symbol, price, volume, \"timestamp\", fetch_timestamp";
 /// The columns of [`metrics`], in its order.
-pub(super) const METRIC_COLUMNS: &str = "symbol, window_start, window_end, avg_price, max_price, min_price, avg_volume";
+pub const METRIC_COLUMNS: &str = "symbol, window_start, window_end, avg_price, max_price, min_price, avg_volume";
 /// The columns of [`dead_letters`], in its order.
-pub(super) const DEAD_LETTER_COLUMNS: &str = "pipeline, topic, partition, record_offset, element, key, payload, \
+pub const DEAD_LETTER_COLUMNS: &str = "pipeline, topic, partition, record_offset, element, key, payload, \
      payload_bytes, payload_sha256, reason_class, reason_code, reason, record_timestamp_ms";
 
 /// Writes all prices, in their order.
-pub(super) fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
+pub fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
     begin(out);
     for row in rows {
         columns(out, 5);
@@ -39,7 +39,7 @@ pub(super) fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
 }
 
 /// Writes these metrics, in this order.
-pub(super) fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl Iterator<Item = &'a MetricRow<'b>>) {
+pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl Iterator<Item = &'a MetricRow<'b>>) {
     begin(out);
     for row in rows {
         columns(out, 7);
@@ -54,7 +54,7 @@ pub(super) fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl Iterator<Item = 
 }
 
 /// Writes all dead letters, which are in the order of their origin. A record's payload goes with its first one.
-pub(super) fn dead_letters(
+pub fn dead_letters(
     out: &mut Vec<u8>,
     pipeline: &str,
     letters: &[DeadLetter],
