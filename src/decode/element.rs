@@ -35,6 +35,7 @@ impl<'e, 't> Element<'e, 't> {
         self.first_unless(words, |scalar| *scalar == Scalar::Null)
     }
 
+    #[inline]
     fn first_unless(&self, words: Words, is_missing: fn(&Scalar<'_>) -> bool) -> Finding<'e, 't> {
         match (self.object.first(self.path, words, is_missing)?, self.around) {
             (None, Some(around)) => around.first_unless(words, is_missing),

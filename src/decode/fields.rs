@@ -41,11 +41,6 @@ impl<'t, const N: usize> Fields<'t, N> {
         self.values[place].map_or(self.names[place], |(key, _)| key)
     }
 
-    /// A value that is a string without escapes.
-    pub(super) fn text(&self, place: usize) -> Option<&'t str> {
-        self.values[place]?.1.strip_prefix('"')?.strip_suffix('"')
-    }
-
     /// A value that is not missing.
     pub(super) fn find<'f>(&self, path: &'f Path<'f>, place: usize) -> Finding<'f, 't>
     where

@@ -21,7 +21,8 @@ impl<'t> Deserialize<'t> for Key<'t> {
             }
 
             fn visit_borrowed_bytes<E>(self, key: &'t [u8]) -> Result<Key<'t>, E> {
-                Ok(Key(String::from_utf8_lossy(key)))
+                // Nearly always it is text, and to see that is quicker than to look for what isn't.
+                Ok(Key(std::str::from_utf8(key).map_or_else(|_| String::from_utf8_lossy(key), Cow::Borrowed)))
             }
 
             fn visit_bytes<E>(self, key: &[u8]) -> Result<Key<'t>, E> {

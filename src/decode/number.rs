@@ -17,6 +17,7 @@ pub(super) fn is_missing(scalar: &Scalar<'_>) -> bool {
 }
 
 /// A number, or a string that holds one.
+#[inline]
 pub(super) fn read<'t>(Found { place, scalar }: Found<'_, 't>) -> Result<Decimal<'t>, Refusal> {
     let text = match scalar {
         Scalar::Number(text) => Cow::Borrowed(text),

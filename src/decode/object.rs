@@ -104,6 +104,7 @@ impl<'t> Object<'t> {
     }
 
     /// The first of the words whose value is not missing, in the order of their list.
+    #[inline]
     pub(super) fn first<'f>(
         &self,
         path: &'f Path<'f>,

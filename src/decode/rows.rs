@@ -26,6 +26,7 @@ pub(super) struct PriceParts<'f, 't> {
 }
 
 /// A row of the prices table.
+#[inline]
 pub(super) fn price_row<'t>(
     element: &Element<'_, 't>,
     parts: PriceParts<'_, 't>,

@@ -16,6 +16,7 @@ const PLAUSIBLE_BYTES_MAX: usize = 32;
 const FIELD: &str = "symbol";
 
 /// The symbol of an element: as the settings say, or the one that its profile has found, or around it, or the key.
+#[inline]
 pub(super) fn resolve<'t>(element: &Element<'_, 't>, found: Finding<'_, 't>) -> Result<Cow<'t, str>, Refusal> {
     let Element { record, settings, .. } = element;
     let here = Place { path: element.path, field: FIELD };

@@ -83,6 +83,7 @@ pub(super) fn fetch(element: &Element<'_, '_>, found: Option<Found<'_, '_>>) -> 
 }
 
 /// The time that a value is.
+#[inline]
 pub(super) fn read(found: &Found<'_, '_>, clock: Clock) -> Result<Micros, Refusal> {
     let time = match &found.scalar {
         Scalar::Number(number) => since_epoch(number, clock.unit, clock.zone),
