@@ -24,7 +24,7 @@ use elements::{Elements, Path};
 use object::{Object, unescaped};
 use profile::Context;
 use refusal::Refusal;
-use settings::Settings;
+use settings::{Format, Settings};
 use syntax::{Broken, DEPTH_MAX, is_by_lines, is_deeper, skip_space, too_deep, value_at};
 
 /// JSON strings in JSON strings that are opened, at most.
@@ -34,6 +34,32 @@ const UNWRAPS_MAX: u32 = 2;
 ///
 /// `record_idx` is the record's place in its batch, which every row and every dead letter carries.
 pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out: &mut Decoded<'a>) -> Fate {
+    decode_noting(record, record_idx, settings, out, None)
+}
+
+/// What became of a record, and how it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Its fate.
+    pub fate: Fate,
+    /// The formats of its objects, in the order of first use, each once; empty if none matched.
+    pub formats: Vec<Format>,
+}
+
+/// As [`decode`], and says by which formats the record's objects were read.
+pub fn explain<'a>(record: &Record<'a>, settings: &Settings, out: &mut Decoded<'a>) -> Explanation {
+    let mut formats = Vec::new();
+    let fate = decode_noting(record, 0, settings, out, Some(&mut formats));
+    Explanation { fate, formats }
+}
+
+fn decode_noting<'a>(
+    record: &Record<'a>,
+    record_idx: u32,
+    settings: &Settings,
+    out: &mut Decoded<'a>,
+    formats: Option<&mut Vec<Format>>,
+) -> Fate {
     let mut elements = Elements::new(out, record_idx);
     match record.value {
         Value::Null => elements.skip(Skip::Tombstone),
@@ -42,7 +68,9 @@ pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out
             elements.refuse(&Path::Root, Refusal::of_element(Class::TooLarge, what));
         }
         Value::Bytes(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => Walk { record, settings, object: Object::new(), elements: &mut elements }.message(text),
+            Ok(text) => {
+                Walk { record, settings, object: Object::new(), elements: &mut elements, formats }.message(text)
+            }
             Err(error) => {
                 let what = format!("is not UTF-8 from byte {} on", error.valid_up_to());
                 elements.refuse(&Path::Root, Refusal::of_element(Class::Encoding, what));
@@ -68,6 +96,8 @@ struct Walk<'w, 'o, 't> {
     // One for all objects of the message, because it is large.
     object: Object<'t>,
     elements: &'w mut Elements<'o, 't>,
+    // By which formats objects were read, for who wants to know.
+    formats: Option<&'w mut Vec<Format>>,
 }
 
 impl<'t> Walk<'_, '_, 't> {
@@ -121,12 +151,15 @@ impl<'t> Walk<'_, '_, 't> {
 
     fn object(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
         let end = at + self.object.read(&text[at..]).map_err(|broken| broken.after(at))?;
-        let Walk { record, settings, object, elements } = self;
+        let Walk { record, settings, object, elements, formats } = self;
         if is_deeper(object.text(), DEPTH_MAX - level.depth) {
             elements.refuse(path, too_deep());
         } else if object.is_empty() {
             elements.skip(Skip::Empty);
         } else if let Some(profile) = profile::find(object, settings) {
+            if let Some(formats) = formats.as_mut().filter(|formats| !formats.contains(&profile.format)) {
+                formats.push(profile.format);
+            }
             (profile.read)(&Context { record, settings, path }, object, elements);
         } else {
             let what = format!("has a shape that no profile knows, with the keys {}", object.names());
@@ -180,10 +213,11 @@ impl<'t> Walk<'_, '_, 't> {
                 self.refuse_shape(path, "is JSON in a string in a string in a string");
             }
             Ok(inner) => {
-                let Walk { record, settings, elements, .. } = self;
+                let Walk { record, settings, elements, formats, .. } = self;
                 let level = Level { unwraps: level.unwraps + 1, ..level };
                 elements.with_shorter(&inner, |inner, elements| {
-                    Walk { record, settings, object: Object::new(), elements }.documents(inner, level, path);
+                    let formats = formats.as_deref_mut();
+                    Walk { record, settings, object: Object::new(), elements, formats }.documents(inner, level, path);
                 });
             }
         }
