@@ -28,16 +28,21 @@ Examples:
   stock-db-writer explain messages.jsonl
   tail -f messages.jsonl | stock-db-writer explain -
   stock-db-writer explain --from-kafka 20 --topic stock_prices
-  kcat -C -e -J -b localhost:9092 -t stock_prices -o -100 | stock-db-writer explain --kcat-json
-  kcat -C -e -J -b localhost:9092 -t stock_prices | stock-db-writer explain --kcat-json --json |
-    jq -c 'select(.dead_letters != [])'
+  kcat -C -e -J -b localhost:9092 -t stock_prices -o -100 |
+    stock-db-writer explain --kcat-json
+  kcat -C -e -J -b localhost:9092 -t stock_prices |
+    stock-db-writer explain --kcat-json --json | jq -c '.dead_letters[]'
 
-Each line of FILE is one message, an empty line an empty one. Symbols, times and topics are read as the
-configuration's [[topics]] say; the database is not asked, so what only it would refuse is not seen here.
---from-kafka shows the newest N by time, partition by partition in the order of offsets, up to where the
-log ends when it starts; it joins no group and writes nothing.
-Exit codes: 0 whatever becomes of the messages, 65 a line is not what kcat -J prints, 69 Kafka stayed away,
-78 the topic is not configured or does not exist.";
+Each line of FILE is one message; an empty line is an empty message. They are
+read as [[topics]] in the configuration says. The database is not asked: what
+only it would refuse is not seen here.
+
+--from-kafka takes the newest N by time, and shows them partition by partition
+in the order of offsets. It reads up to where the topic ends when it starts,
+joins no group, and writes nothing.
+
+Exit codes: 0 whatever becomes of the messages, 65 a line is not what kcat -J
+prints, 69 Kafka stayed away, 78 the topic is not configured or does not exist.";
 
 /// Moves stock prices and windowed metrics from Kafka into PostgreSQL, every record exactly once.
 #[derive(Debug, Parser)]
@@ -76,7 +81,7 @@ enum Command {
         /// Messages, one a line; - is stdin, and so is no FILE where stdin is no terminal
         #[arg(conflicts_with = "from_kafka")]
         file: Option<PathBuf>,
-        /// Read them as this topic's settings say [default: each record's own topic if known, else the first topic]
+        /// Read them as this topic's settings say [default: the first, with --kcat-json each record's own]
         #[arg(long, value_name = "TOPIC")]
         topic: Option<String>,
         /// Their key
@@ -105,6 +110,17 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Sections of the configuration about servers that it does not speak to.
+    fn does_without(&self) -> &'static [&'static str] {
+        match self {
+            Command::Explain { from_kafka: None, .. } => &["database", "kafka.tls", "kafka.sasl"],
+            Command::Explain { .. } => &["database"],
+            _ => &[],
+        }
+    }
+}
+
 /// Does what the command line asks for. The error's message may have several lines, one for each thing that is wrong.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
@@ -124,7 +140,8 @@ pub fn run(
     };
     let sources =
         Sources { file: arguments.config, set: arguments.set, environment: environment.into_iter().collect() };
-    let config = Config::load(&sources).map_err(|errors| Stop::new(ExitCode::Config, errors.to_string()))?;
+    let config = Config::load_without(&sources, arguments.command.does_without())
+        .map_err(|errors| Stop::new(ExitCode::Config, errors.to_string()))?;
     logger::start(config.log_format);
     match arguments.command {
         Command::Run { until_end } => supervisor::run(config, until_end),
