@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 /// Between two lines where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
-const BAR: &str = "{bar:24} {percent:>3}%  {msg}  {eta} left";
+const BAR: &str = "{wide_bar} {percent:>3}%  {msg}  {eta} left";
 const SPINNER: &str = "{spinner} {msg}";
 
 /// What "all of it" is.
@@ -64,8 +64,8 @@ impl Progress {
         self.shown = Instant::now();
         let elapsed = self.begun.elapsed();
         if is_bar {
-            self.bar.set_position(if let Extent::Bytes(_) = self.extent { bytes } else { n_things });
             self.bar.set_message(count(self.extent, things, n_things, bytes, elapsed));
+            self.bar.set_position(if let Extent::Bytes(_) = self.extent { bytes } else { n_things });
         } else {
             let left = left(self.extent, n_things, bytes, elapsed);
             self.say(&format!("{work}: {}{left}", count(self.extent, things, n_things, bytes, elapsed)));

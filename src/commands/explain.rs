@@ -3,9 +3,10 @@
 use crate::config::{AssignmentMode, Config, Kafka};
 use crate::decode::settings::Settings;
 use crate::exit::{ExitCode, Stop};
-use crate::explain::lines::{Line, Lines, ReadFailure};
+use crate::explain::kcat::{self, Envelope};
+use crate::explain::lines::{Line, Lines, NoLine};
 use crate::explain::text::harmless;
-use crate::explain::{Explained, Summary, kcat, text, value};
+use crate::explain::{Explained, Summary, text, value};
 use crate::newest::{Logs, Newest};
 use crate::outage::Outage;
 use crate::progress::{Extent, Progress};
@@ -84,12 +85,6 @@ impl From<NotStarted> for Halt {
     }
 }
 
-impl From<ReadFailure> for Halt {
-    fn from(ReadFailure(error): ReadFailure) -> Self {
-        Halt::Stop(Stop::new(ExitCode::Corruption, format!("reading messages: {error}")))
-    }
-}
-
 /// Explains what is asked for. Dead letters are an answer, not a failure.
 pub fn run(config: &Config, request: &Request) -> Result<(), Stop> {
     let out = duplicate(io::stdout().as_fd()).map_err(|error| stdout_failed(&error))?;
@@ -106,7 +101,8 @@ pub fn run(config: &Config, request: &Request) -> Result<(), Stop> {
     match outcome {
         Ok(0) | Err(Halt::ReaderGone) => Ok(()),
         Ok(n) => {
-            let what = format!("of the lines, {n} were no records as kcat -J prints them; they are named above");
+            let which = if n > COMPLAINTS_MAX { "the first of them are named above" } else { "named above" };
+            let what = format!("lines that are no records as kcat -J prints them: {n}, {which}");
             Err(Stop::new(ExitCode::DataNeedsDecision, what))
         }
         Err(Halt::Stop(stop)) => {
@@ -125,7 +121,8 @@ fn settings_of<'c>(config: &'c Config, topic: Option<&'c str>) -> Result<(&'c st
     };
     found.map(|topic| (topic.name.as_str(), &topic.settings)).ok_or_else(|| {
         let known: Vec<&str> = config.topics.iter().map(|topic| topic.name.as_str()).collect();
-        let what = format!("is in no [[topics]] table, only {}; add it there, or give --topic", known.join(", "));
+        let what =
+            format!("is in no [[topics]] table, only {}; add it there, or name one by --topic", known.join(", "));
         Stop::new(ExitCode::Config, format!("topic {:?} {what}", topic.unwrap_or_default()))
     })
 }
@@ -144,12 +141,10 @@ fn explain_lines(
     report: &mut Report,
 ) -> Result<u64, Halt> {
     let (topic, settings) = settings_of(config, request.topic.as_deref())?;
-    let input = Input::open(file)?;
+    let mut input = Input::open(file, config.kafka.message_bytes_max)?;
     let mut progress = input.progress();
-    let mut lines = Lines::new(input.file, config.kafka.message_bytes_max);
     loop {
-        let offset = Offset(i64::try_from(lines.number()).unwrap_or(i64::MAX));
-        let value = match lines.next(|| report.flush())? {
+        let value = match input.next(report)? {
             None => return Ok(0),
             Some(Line::Whole(bytes)) => Value::Bytes(bytes),
             Some(Line::TooLong { bytes, sha256 }) => Value::TooLarge { bytes, sha256 },
@@ -158,28 +153,27 @@ fn explain_lines(
         let record = Record {
             topic,
             partition: 0,
-            offset,
+            offset: Offset(report.summary.messages() as i64),
             // Kafka's "no timestamp" is -1.
             timestamp_ms: (timestamp_ms >= 0).then_some(timestamp_ms),
             key: sender.key.map(str::as_bytes),
             value,
         };
-        report.message(|| format!("line {}", offset.0 + 1), &record, settings)?;
-        progress.reached(lines.number(), lines.bytes_read());
+        report.message(|| format!("line {}", record.offset.0 + 1), &record, settings)?;
+        progress.reached(input.lines.number(), input.lines.bytes_read());
     }
 }
 
+/// Gives the number of lines that are no records.
 fn explain_kcat(config: &Config, request: &Request, file: Option<&Path>, report: &mut Report) -> Result<u64, Halt> {
     let chosen = request.topic.as_deref().map(|topic| settings_of(config, Some(topic))).transpose()?;
-    let input = Input::open(file)?;
+    let line_bytes_max = kcat::line_bytes_max(config.kafka.message_bytes_max);
+    let mut input = Input::open(file, line_bytes_max)?;
     let mut progress = input.progress();
-    let message_bytes_max = config.kafka.message_bytes_max;
-    let line_bytes_max = kcat::line_bytes_max(message_bytes_max);
-    let mut lines = Lines::new(input.file, line_bytes_max);
     let mut n_unreadable = 0;
     loop {
-        let envelope = match lines.next(|| report.flush())? {
-            None => break,
+        let envelope = match input.next(report)? {
+            None => return Ok(n_unreadable),
             // Between JSON documents there may be white space.
             Some(Line::Whole(line)) if line.iter().all(u8::is_ascii_whitespace) => continue,
             Some(Line::Whole(line)) => kcat::parse(line),
@@ -187,44 +181,53 @@ fn explain_kcat(config: &Config, request: &Request, file: Option<&Path>, report:
                 Err(format!("has {bytes} bytes; {line_bytes_max} hold the largest value of kafka.max_message_bytes"))
             }
         };
-        let number = lines.number();
-        let envelope = envelope.and_then(|envelope| match (&envelope.topic, chosen) {
-            (None, None) => Err("topic: is missing; give --topic".to_owned()),
-            _ => Ok(envelope),
-        });
-        match envelope {
+        let number = input.lines.number();
+        let complaint = match envelope {
+            Ok(Envelope { topic: None, .. }) if chosen.is_none() => Some("topic: is missing; give --topic".to_owned()),
             Ok(envelope) => {
-                let (topic, settings) = match (envelope.topic.as_deref(), chosen) {
-                    (Some(topic), Some((_, settings))) => (topic, settings),
-                    (None, Some(chosen)) => chosen,
-                    (topic, None) => settings_of(config, topic)
-                        .map_err(|stop| Stop::new(stop.code, format!("{}:{number}: {stop}", input.name)))?,
-                };
-                let (partition, offset) = envelope.place.unwrap_or((0, number as i64 - 1));
-                let record = Record {
-                    topic,
-                    partition,
-                    offset: Offset(offset),
-                    timestamp_ms: envelope.timestamp_ms,
-                    key: envelope.key.as_deref(),
-                    value: envelope.payload.as_deref().map_or(Value::Null, |bytes| value(bytes, message_bytes_max)),
-                };
-                let place = || match envelope.place {
-                    Some((partition, offset)) => format!("{topic}/{partition}@{offset}"),
-                    None => format!("line {number}"),
-                };
-                report.message(place, &record, settings)?;
+                let topic = envelope.topic.as_deref();
+                let settings = chosen.map_or_else(|| settings_of(config, topic), Ok);
+                let settings =
+                    settings.map_err(|stop| Stop::new(stop.code, format!("{}:{number}: {stop}", input.name)))?;
+                explain_envelope(config, &envelope, number, settings, report)?;
+                None
             }
-            Err(what) => {
-                n_unreadable += 1;
-                if n_unreadable <= COMPLAINTS_MAX {
-                    progress.say(&format!("stock-db-writer: {}:{number}: {what}", input.name));
-                }
+            Err(what) => Some(what),
+        };
+        if let Some(what) = complaint {
+            n_unreadable += 1;
+            if n_unreadable <= COMPLAINTS_MAX {
+                progress.say(&format!("stock-db-writer: {}:{number}: {what}", input.name));
             }
         }
-        progress.reached(number, lines.bytes_read());
+        progress.reached(number, input.lines.bytes_read());
     }
-    Ok(n_unreadable)
+}
+
+/// One record of kcat's, from a line of this number.
+fn explain_envelope(
+    config: &Config,
+    envelope: &Envelope,
+    number: u64,
+    (settings_topic, settings): (&str, &Settings),
+    report: &mut Report,
+) -> Result<(), Halt> {
+    let topic = envelope.topic.as_deref().unwrap_or(settings_topic);
+    let (partition, offset) = envelope.place.unwrap_or((0, number as i64 - 1));
+    let message_bytes_max = config.kafka.message_bytes_max;
+    let record = Record {
+        topic,
+        partition,
+        offset: Offset(offset),
+        timestamp_ms: envelope.timestamp_ms,
+        key: envelope.key.as_deref(),
+        value: envelope.payload.as_deref().map_or(Value::Null, |bytes| value(bytes, message_bytes_max)),
+    };
+    let place = || match envelope.place {
+        Some((partition, offset)) => format!("{topic}/{partition}@{offset}"),
+        None => format!("line {number}"),
+    };
+    report.message(place, &record, settings)
 }
 
 fn explain_newest(config: &Config, request: &Request, n: usize, report: &mut Report) -> Result<u64, Halt> {
@@ -276,34 +279,40 @@ fn logs_of(source: &mut KrafkaSource, topic: &Arc<str>) -> Result<Logs, SourceFa
 
 /// Where lines come from.
 struct Input {
-    // For messages; harmless.
+    // For people; harmless.
     name: String,
-    file: File,
+    lines: Lines<File>,
     // Of a regular file.
     length: Option<u64>,
 }
 
 impl Input {
-    fn open(path: Option<&Path>) -> Result<Input, Stop> {
-        let name = match path {
-            Some(path) if path != Path::new("-") => harmless(&path.to_string_lossy()).into_owned(),
-            None if io::stdin().is_terminal() => {
-                let what = "explain: give a FILE of messages, - to type them, or --from-kafka N; more: explain --help";
-                return Err(Stop::new(ExitCode::Usage, what));
-            }
-            _ => "stdin".to_owned(),
-        };
-        let file = match path {
-            Some(path) if path != Path::new("-") => File::open(path),
-            _ => duplicate(io::stdin().as_fd()),
-        };
-        let opened = file.and_then(|file| Ok((file.metadata()?, file)));
-        let failed = |error: &dyn std::fmt::Display| Stop::new(ExitCode::Usage, format!("{name}: {error}"));
-        match opened {
-            Ok((about, _)) if about.is_dir() => Err(failed(&"is a directory; give a file of messages")),
-            Ok((about, file)) => Ok(Input { name, file, length: about.is_file().then_some(about.len()) }),
-            Err(error) => Err(failed(&error)),
+    fn open(path: Option<&Path>, line_bytes_max: usize) -> Result<Input, Stop> {
+        let wrong = |what: String| Stop::new(ExitCode::Usage, what);
+        if path.is_none() && io::stdin().is_terminal() {
+            let what = "explain: give a FILE of messages, - to type them, or --from-kafka N; more: explain --help";
+            return Err(wrong(what.to_owned()));
         }
+        let (name, file) = match path.filter(|path| *path != Path::new("-")) {
+            Some(path) => (harmless(&path.to_string_lossy()).into_owned(), File::open(path)),
+            None => ("stdin".to_owned(), duplicate(io::stdin().as_fd())),
+        };
+        match file.and_then(|file| Ok((file.metadata()?, file))) {
+            Ok((about, _)) if about.is_dir() => Err(wrong(format!("{name}: is a directory; give a file of messages"))),
+            Ok((about, file)) => {
+                let length = about.is_file().then_some(about.len());
+                Ok(Input { name, lines: Lines::new(file, line_bytes_max), length })
+            }
+            Err(error) => Err(wrong(format!("{name}: {error}"))),
+        }
+    }
+
+    /// The next line. What has been explained is printed before it is waited for.
+    fn next(&mut self, report: &mut Report) -> Result<Option<Line<'_>>, Halt> {
+        self.lines.next(|| report.flush()).map_err(|no_line| match no_line {
+            NoLine::Unreadable(error) => Stop::new(ExitCode::Corruption, format!("{}: {error}", self.name)).into(),
+            NoLine::Unwanted(halt) => halt,
+        })
     }
 
     fn progress(&self) -> Progress {

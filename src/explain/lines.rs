@@ -20,9 +20,14 @@ pub enum Line<'l> {
     },
 }
 
-/// The input can't be read.
+/// Why there is no next line, though there may be one.
 #[derive(Debug)]
-pub struct ReadFailure(pub io::Error);
+pub enum NoLine<E> {
+    /// The input can't be read.
+    Unreadable(io::Error),
+    /// The caller did not want to wait.
+    Unwanted(E),
+}
 
 /// Lines of an input.
 pub struct Lines<R> {
@@ -54,20 +59,17 @@ impl<R: Read> Lines<R> {
 
     /// The next line, whether or not it ends in a newline. `before_wait` is called before each read of the input, which
     /// may take as long as its writer likes.
-    pub fn next<E: From<ReadFailure>>(
-        &mut self,
-        mut before_wait: impl FnMut() -> Result<(), E>,
-    ) -> Result<Option<Line<'_>>, E> {
+    pub fn next<E>(&mut self, mut before_wait: impl FnMut() -> Result<(), E>) -> Result<Option<Line<'_>>, NoLine<E>> {
         self.line.clear();
         let mut is_begun = false;
         loop {
             if self.input.buffer().is_empty() {
-                before_wait()?;
+                before_wait().map_err(NoLine::Unwanted)?;
             }
             let chunk = match self.input.fill_buf() {
                 Ok(chunk) => chunk,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(ReadFailure(error).into()),
+                Err(error) => return Err(NoLine::Unreadable(error)),
             };
             if chunk.is_empty() && !is_begun {
                 return Ok(None);
@@ -129,7 +131,7 @@ mod tests {
     fn read(text: &[u8], bytes_max: usize, at_a_time: usize) -> Vec<Outcome> {
         let mut lines = Lines::new(Drops(text, at_a_time, false), bytes_max);
         let mut read = Vec::new();
-        while let Some(line) = lines.next(|| Ok::<(), ReadFailure>(())).unwrap() {
+        while let Some(line) = lines.next(|| Ok::<(), ()>(())).unwrap() {
             read.push(match line {
                 Line::Whole(bytes) => Ok(bytes.to_vec()),
                 Line::TooLong { bytes, sha256 } => Err((bytes, sha256)),
@@ -168,12 +170,14 @@ mod tests {
         let mut next = || {
             let mut count = || {
                 n_waits += 1;
-                Ok::<(), ReadFailure>(())
+                Ok::<(), ()>(())
             };
             let is_line = lines.next(&mut count).unwrap().is_some();
             (is_line, n_waits)
         };
         // Both lines come with the first read; the second finds the end.
         assert_eq!([next(), next(), next()], [(true, 1), (true, 1), (false, 2)]);
+        let unwanted = Lines::new(&b"a\n"[..], 100).next(|| Err("no")).map(|_| ());
+        assert!(matches!(unwanted, Err(NoLine::Unwanted("no"))), "{unwanted:?}");
     }
 }

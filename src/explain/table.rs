@@ -269,6 +269,23 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_in_a_message_the_table_keeps_its_width() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let pieces =
+            ["A", "株", "❤\u{fe0f}", "👩\u{200d}👧", "e\u{301}", " ", "\u{202e}", "\\u001b", "\\u0085", "\u{a0}"];
+        for _ in 0..3_000 {
+            let mut text = |n| (0..random.usize(..n)).map(|_| pieces[random.usize(..pieces.len())]).collect::<String>();
+            let (symbol, key) = (text(20), text(60));
+            let digits = "9".repeat(random.usize(1..120));
+            table(&format!(r#"[{{"symbol":"A{symbol}","price":{digits},"volume":1e{}}},{{"{key}":1}}]"#, digits.len()));
+            metrics_table(&format!(
+                r#"{{"symbol":"A{symbol}","window_start":{},"window_end":4000000000,"avg_price":{digits},"max_price":1,"avg_volume":{digits}}}"#,
+                random.u32(1..) as f64 / 7.0
+            ));
+        }
+    }
+
+    #[test]
     fn of_many_rows_the_first_are_shown_and_the_others_counted() {
         let rows = vec![r#"{"symbol":"A","price":1}"#; 1000].join(",");
         let rows = table(&format!("[{rows}]"));

@@ -306,6 +306,9 @@ fn a_wrong_command_line_of_explain_is_64_and_an_unknown_topic_78() {
         assert!(output.cause().starts_with(path) && output.cause().contains(what), "{}", output.stderr);
         assert_eq!(output.stderr.lines().count(), 1);
     }
+    // A file that can be opened, but not read.
+    let unreadable = bare().output(&["explain", "/proc/self/mem"]).expect_code(74);
+    assert!(unreadable.cause().starts_with("/proc/self/mem: "), "{}", unreadable.stderr);
     // What is no text in a path does no harm.
     let steering = bare().output(&["explain", "/nonexistent/\x1b[31m\nred"]).expect_code(64);
     assert!(steering.cause().contains("\\u{1b}[31m\\nred"), "{:?}", steering.stderr);
