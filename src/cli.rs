@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and which configuration it is done with.
 
 use crate::commands;
+use crate::commands::explain::{self, Messages};
 use crate::config::{Config, Sources};
 use crate::exit::{ExitCode, Stop};
 use crate::logger;
@@ -14,12 +15,34 @@ Examples:
   stock-db-writer check                       would a run work? every finding at once
   stock-db-writer run                         consume until stopped
   stock-db-writer run --until-end             drain what is there now, then exit (cron)
+  stock-db-writer explain messages.jsonl      what would become of these messages?
   stock-db-writer --set kafka.brokers=k1:9092,k2:9092 --set batch.linger_ms=50 run
   STOCK_DB_WRITER__KAFKA__GROUP=prices DATABASE_URL=postgresql://db/stocks stock-db-writer status
 
 Every key of writer.toml can be set by --set KEY=VALUE or by a variable STOCK_DB_WRITER__SECTION__KEY.
 Exit codes: 0 done, 64 usage, 65 the data needs a decision, 69 a server stayed away, 70 invariant broken,
 74 corruption, 75 try again later, 77 permission, 78 configuration or schema, 130/143 second signal.";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  stock-db-writer explain messages.jsonl
+  tail -f messages.jsonl | stock-db-writer explain -
+  stock-db-writer explain --from-kafka 20 --topic stock_prices
+  kcat -C -e -J -b localhost:9092 -t stock_prices -o -100 |
+    stock-db-writer explain --kcat-json
+  kcat -C -e -J -b localhost:9092 -t stock_prices |
+    stock-db-writer explain --kcat-json --json | jq -c '.dead_letters[]'
+
+Each line of FILE is one message; an empty line is an empty message. They are
+read as [[topics]] in the configuration says. The database is not asked: what
+only it would refuse is not seen here.
+
+--from-kafka takes the newest N by time, and shows them partition by partition
+in the order of offsets. It reads up to where the topic ends when it starts,
+joins no group, and writes nothing.
+
+Exit codes: 0 whatever becomes of the messages, 65 a line is not what kcat -J
+prints, 69 Kafka stayed away, 78 the topic is not configured or does not exist.";
 
 /// Moves stock prices and windowed metrics from Kafka into PostgreSQL, every record exactly once.
 #[derive(Debug, Parser)]
@@ -52,12 +75,50 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Show what messages become: their rows, or why there are none; needs no server
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// Messages, one a line; - is stdin, and so is no FILE where stdin is no terminal
+        #[arg(conflicts_with = "from_kafka")]
+        file: Option<PathBuf>,
+        /// Read them as this topic's settings say [default: the first, with --kcat-json each record's own]
+        #[arg(long, value_name = "TOPIC")]
+        topic: Option<String>,
+        /// Their key
+        #[arg(long, conflicts_with_all = ["kcat_json", "from_kafka"])]
+        key: Option<String>,
+        /// Their record timestamp in milliseconds since the epoch, which stands in for a missing time; -1: none
+        /// [default: now]
+        #[arg(long, value_name = "MS", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+        #[arg(conflicts_with_all = ["kcat_json", "from_kafka"])]
+        record_timestamp: Option<i64>,
+        /// Each line is what `kcat -J` prints: topic, key, ts, payload
+        #[arg(long, conflicts_with = "from_kafka")]
+        kcat_json: bool,
+        /// Instead of FILE: the newest N records of the topic
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        from_kafka: Option<u32>,
+        /// One JSON object a message
+        #[arg(long)]
+        json: bool,
+    },
     /// Show for each partition where it stands, who owns it and how far it lags
     Status {
         /// One JSON object a line
         #[arg(long)]
         json: bool,
     },
+}
+
+impl Command {
+    /// Sections of the configuration about servers that it does not speak to.
+    fn does_without(&self) -> &'static [&'static str] {
+        match self {
+            Command::Explain { from_kafka: None, .. } => &["database", "kafka.tls", "kafka.sasl"],
+            Command::Explain { .. } => &["database"],
+            _ => &[],
+        }
+    }
 }
 
 /// Does what the command line asks for. The error's message may have several lines, one for each thing that is wrong.
@@ -79,13 +140,22 @@ pub fn run(
     };
     let sources =
         Sources { file: arguments.config, set: arguments.set, environment: environment.into_iter().collect() };
-    let config = Config::load(&sources).map_err(|errors| Stop::new(ExitCode::Config, errors.to_string()))?;
+    let config = Config::load_without(&sources, arguments.command.does_without())
+        .map_err(|errors| Stop::new(ExitCode::Config, errors.to_string()))?;
     logger::start(config.log_format);
     match arguments.command {
         Command::Run { until_end } => supervisor::run(config, until_end),
         Command::Check => commands::check(&config),
         Command::Init { print: true } => commands::print_schema(&config),
         Command::Init { print: false } => commands::init(&config),
+        Command::Explain { file, topic, key, record_timestamp, kcat_json, from_kafka, json } => {
+            let messages = match from_kafka {
+                Some(n) => Messages::Newest(n as usize),
+                None if kcat_json => Messages::Kcat { file },
+                None => Messages::Lines { file, key, timestamp_ms: record_timestamp },
+            };
+            explain::run(&config, &explain::Request { messages, topic, json })
+        }
         Command::Status { json } => commands::status(&config, json),
     }
 }

@@ -1,5 +1,7 @@
 //! The one-shot commands: each connects, looks or creates, prints to stdout and ends.
 
+pub mod explain;
+
 use crate::config::{AssignmentMode, Config, Manage};
 use crate::database::{Database, schema};
 use crate::exit::{ExitCode, Stop};

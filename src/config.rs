@@ -63,9 +63,20 @@ impl std::error::Error for ConfigErrors {}
 impl Config {
     /// Reads file, environment and flags; reports everything that is wrong at once.
     pub fn load(sources: &Sources) -> Result<Config, ConfigErrors> {
-        let (entries, problems) = sources::gather(sources);
+        Config::load_without(sources, &[])
+    }
+
+    /// As [`load`](Config::load), for a command that does without some sections: they stay at their defaults, whatever
+    /// is set. So it runs where their files aren't, and secrets of others are not looked for.
+    pub fn load_without(sources: &Sources, sections: &[&str]) -> Result<Config, ConfigErrors> {
+        let (mut entries, problems) = sources::gather(sources);
+        let is_in = |key: &str, section: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
+        entries.retain(|key, _| !sections.iter().any(|section| is_in(key, section)));
         let mut reader = Reader::new(entries, problems);
-        let config = Config::read(&mut reader, sources);
+        // libpq's variables are about the database, and beside them nothing else is read of the environment any more.
+        let without_variables = Sources::default();
+        let without_database = sections.contains(&"database");
+        let config = Config::read(&mut reader, if without_database { &without_variables } else { sources });
         contradictions(&config, &mut reader);
         match reader.finish() {
             problems if problems.is_empty() => Ok(config),

@@ -55,7 +55,7 @@ pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out
 }
 
 /// What became of a record, and how it was read.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// What became of it.
     pub fate: Fate,

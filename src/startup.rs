@@ -105,13 +105,11 @@ impl<'a> Patience<'a> {
                 Err(fault @ SourceFault::MissingTopic(_)) => match missing_since {
                     Some(since) if since.elapsed() >= grace => return Err(Stop::from(fault).into()),
                     Some(_) => {}
+                    // A grace of nothing is no grace.
+                    None if grace.is_zero() => return Err(Stop::from(fault).into()),
                     None => {
                         log::warn!("{fault}; waiting for it");
                         missing_since = Some(Instant::now());
-                        // A grace of nothing is no grace.
-                        if grace.is_zero() {
-                            return Err(Stop::from(fault).into());
-                        }
                     }
                 },
                 Err(fault) => return Err(Stop::from(fault).into()),

@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("batch", &["record"]),
     ("lane", &[]),
     ("decode", &["decimal", "record", "row"]),
+    ("explain", &["decimal", "decode", "record", "row"]),
     ("config", &["decimal", "decode", "record"]),
     ("work", &["batch", "decode", "row"]),
     ("brake", &["row", "work"]),
@@ -71,7 +72,9 @@ const EDGES: &[(&str, &[&str])] = &[
             "shutdown", "source", "writer",
         ],
     ),
+    ("newest", &["batch", "record", "source"]),
     ("logger", &["config"]),
+    ("progress", &[]),
     (
         "startup",
         &["backoff", "config", "database", "exit", "fault", "ledger", "outage", "record", "shutdown", "source"],
@@ -93,7 +96,13 @@ const EDGES: &[(&str, &[&str])] = &[
             "writer",
         ],
     ),
-    ("commands", &["config", "database", "exit", "ledger", "outage", "record", "shutdown", "source", "startup"]),
+    (
+        "commands",
+        &[
+            "config", "database", "decode", "exit", "explain", "ledger", "newest", "outage", "progress", "record",
+            "shutdown", "source", "startup",
+        ],
+    ),
     ("cli", &["commands", "config", "exit", "logger", "supervisor"]),
 ];
 
@@ -111,6 +120,8 @@ const DOORS: &[(&str, &str)] = &[
     ("clap", "cli"),
     ("signal_hook", "supervisor"),
     ("env_logger", "logger"),
+    ("indicatif", "progress"),
+    ("unicode_width", "explain/text"),
     ("toml", "config"),
 ];
 

@@ -664,3 +664,23 @@ fn no_complaint_and_no_debug_output_shows_a_secret() {
     let config = environment(&[("PGPASSWORD", "hunter2")]).config();
     assert!(config.database.password.is_some() && !format!("{config:?}").contains("hunter2"));
 }
+
+#[test]
+fn sections_that_are_done_without_are_not_looked_at() {
+    let scratch = Scratch::new();
+    let file = "[database]\npassword_file = \"/nonexistent\"\nport = \"many\"\n[kafka.tls]\nca_file = \"/nonexistent\"\n\
+                [kafka]\ngroup = \"mine\"\n";
+    let sources = Sources {
+        file: Some(scratch.file("writer.toml", file)),
+        set: vec!["database.tables.prices=a.b.c".to_owned()],
+        environment: BTreeMap::from([
+            ("PGPORT".to_owned(), "many".to_owned()),
+            ("DATABASE_URL".to_owned(), "?".to_owned()),
+        ]),
+    };
+    let config = Config::load_without(&sources, &["database", "kafka.tls"]).expect("the rest is right");
+    assert_eq!((config.kafka.group.as_str(), config.kafka.tls), ("mine", None));
+    assert_eq!(config.database, Given::default().load().expect("the defaults are right").database);
+    assert_eq!(Config::load_without(&sources, &["database"]).expect_err("TLS is wrong").0.len(), 1);
+    assert!(Config::load(&sources).expect_err("all is wrong").0.len() > 4);
+}

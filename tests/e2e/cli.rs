@@ -22,7 +22,7 @@ fn unreachable_database() -> String {
 #[test]
 fn help_and_version_go_to_stdout() {
     let help = bare().output(&["--help"]).expect_code(0);
-    for word in ["run", "init", "check", "status", "--config", "--set", "DATABASE_URL"] {
+    for word in ["run", "init", "check", "explain", "status", "--config", "--set", "DATABASE_URL"] {
         assert!(help.stdout.contains(word), "{word} is not in the help:\n{}", help.stdout);
     }
     assert_eq!(help.stderr, "");

@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod checker;
+pub mod corpus;
 pub mod producer;
 pub mod proxy;
 pub mod servers;

@@ -6,6 +6,7 @@
 mod backlog;
 mod cli;
 mod doubt;
+mod explain;
 mod groups;
 mod harness;
 mod kill;

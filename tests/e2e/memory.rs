@@ -1,19 +1,11 @@
 //! Memory has a limit, however long the backlog.
 
 use crate::harness::checker::Progress;
-use crate::harness::{Stage, Worker, long, size};
+use crate::harness::{Stage, long, size};
 use std::thread;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
-
-/// A figure of /proc/PID/status, in bytes.
-fn status(worker: &Worker, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).expect("the worker runs");
-    let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel knows the figure");
-    let kilobytes: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
-    kilobytes * 1024
-}
 
 fn mean(samples: &[u64]) -> f64 {
     samples.iter().sum::<u64>() as f64 / samples.len() as f64
@@ -33,11 +25,11 @@ fn a_long_backlog_fits(name: &str, memory_max: u64) {
     // What has been read is measured up to the last record; an idle worker would make the last third look good.
     while progress.now() < count {
         assert!(worker.alive(), "the worker ended");
-        samples.push(status(&worker, "VmRSS:"));
+        samples.push(worker.status("VmRSS:"));
         thread::sleep(Duration::from_millis(size(20, 250)));
     }
     let took = begun.elapsed().as_secs_f64();
-    let peak = status(&worker, "VmHWM:");
+    let peak = worker.status("VmHWM:");
     let third = samples.len() / 3;
     let (middle, last) = (mean(&samples[third..2 * third]), mean(&samples[2 * third..]));
     let every = (samples.len() / 30).max(1);

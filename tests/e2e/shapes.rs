@@ -1,40 +1,15 @@
 //! Every message shape, through a real Kafka into a real PostgreSQL: the corpus, hostile messages, windows, and the same
 //! days in several vendors' shapes.
 
+use crate::harness::corpus::{Case, corpus};
 use crate::harness::producer::{Kcat, send_large};
 use crate::harness::{Invocation, Stage};
 use krafka::Record;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Lines of topic, key, record_timestamp_ms, value, maybe settings, and what they become.
-pub fn corpus() -> Vec<Value> {
-    let lines = concat!(include_str!("../shapes/corpus.jsonl"), include_str!("../shapes/rules.jsonl"));
-    lines.lines().map(|line| serde_json::from_str(line).expect("the corpus is JSON")).collect()
-}
-
 /// The records' timestamps are old: Kafka would delete them at any time.
 const KEPT: &[(&str, &str)] = &[("retention.ms", "-1")];
-
-/// The settings of a case's topic, as keys and values.
-pub fn settings(case: &Value) -> BTreeMap<String, String> {
-    let default = if case["topic"] == "stock_metrics" { "metrics" } else { "prices" };
-    let mut settings = BTreeMap::from([("target".to_owned(), default.to_owned())]);
-    for (key, value) in case["settings"].as_object().into_iter().flatten() {
-        settings.insert(key.clone(), value.as_str().expect("settings are strings").to_owned());
-    }
-    settings
-}
-
-fn record(topic: &str, case: &Value) -> Record {
-    let record = Record::new(topic, case["value"].as_str().expect("a value").to_owned())
-        .partition(0)
-        .timestamp(case["record_timestamp_ms"].as_i64().expect("a timestamp"));
-    match case["key"].as_str() {
-        Some(key) => record.key(key.to_owned()),
-        None => record.without_key(),
-    }
-}
 
 /// Panics with what is only in one of two lists, each of which may be long.
 #[track_caller]
@@ -53,8 +28,9 @@ fn assert_same(found: Vec<String>, expected: Vec<String>, what: &str) {
 }
 
 /// What names the row of a window.
-fn windows(case: &Value) -> Vec<String> {
-    let rows = case["expect"]["metrics"].as_array().expect("a list");
+fn windows(case: &Case) -> Vec<String> {
+    let expect = case.expect(None);
+    let rows = expect["metrics"].as_array().expect("a list");
     rows.iter().map(|row| format!("{}{}{}", row["symbol"], row["window_start"], row["window_end"])).collect()
 }
 
@@ -70,11 +46,11 @@ fn every_case_of_the_corpus_is_in_the_tables_as_it_says() {
     }
 }
 
-fn run_cases(cases: Vec<Value>) {
+fn run_cases(cases: Vec<Case>) {
     let stage = Stage::new("shapes", 1);
-    let mut by_settings: BTreeMap<BTreeMap<String, String>, Vec<Value>> = BTreeMap::new();
+    let mut by_settings: BTreeMap<BTreeMap<String, String>, Vec<Case>> = BTreeMap::new();
     for case in cases {
-        by_settings.entry(settings(&case)).or_default().push(case);
+        by_settings.entry(case.settings.clone()).or_default().push(case);
     }
     let mut invocation = stage.invocation();
     let (mut prices, mut metrics, mut letters, mut records) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -87,15 +63,9 @@ fn run_cases(cases: Vec<Value>) {
             invocation = invocation.set(&key(name), value);
         }
         for (offset, case) in cases.iter().enumerate() {
-            records.push(record(&topic, case));
-            let expect = &case["expect"];
-            for row in expect["prices"].as_array().expect("a list") {
-                let mut row = row.clone();
-                if settings.get("symbol").is_some_and(|symbol| symbol == "topic") {
-                    row["symbol"] = json!(topic);
-                }
-                prices.push(row.to_string());
-            }
+            records.push(case.record(&topic));
+            let expect = case.expect(Some(&topic));
+            prices.extend(expect["prices"].as_array().expect("a list").iter().map(Value::to_string));
             metrics.extend(expect["metrics"].as_array().expect("a list").iter().map(Value::to_string));
             for letter in expect["dead_letters"].as_array().expect("a list") {
                 letters.push(format!("{topic}/{offset} {} {}", letter["element"], letter["class"]));

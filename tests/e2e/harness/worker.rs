@@ -1,10 +1,10 @@
 //! The real binary as a child process: started with settings, watched by its log, frozen and killed by its own pid.
 
 use super::eventually_some;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +16,15 @@ pub struct Invocation {
     environment: Vec<(String, String)>,
     directory: PathBuf,
     wrapper: Vec<String>,
+    input: Input,
+}
+
+/// What is on stdin.
+#[derive(Clone)]
+enum Input {
+    Nothing,
+    Bytes(Arc<[u8]>),
+    ByHand,
 }
 
 impl Invocation {
@@ -24,7 +33,7 @@ impl Invocation {
         // Nothing of the tests' own environment is meant for the worker.
         let path = std::env::var("PATH").expect("PATH is set");
         let environment = vec![("PATH".to_owned(), path), ("RUST_LOG".to_owned(), "info".to_owned())];
-        Invocation { settings: Vec::new(), environment, directory, wrapper: Vec::new() }
+        Invocation { settings: Vec::new(), environment, directory, wrapper: Vec::new(), input: Input::Nothing }
     }
 
     /// `--set KEY=VALUE`; the last one of a key counts.
@@ -47,6 +56,18 @@ impl Invocation {
         self
     }
 
+    /// All that it can read from stdin.
+    pub fn input(mut self, bytes: impl AsRef<[u8]>) -> Invocation {
+        self.input = Input::Bytes(bytes.as_ref().into());
+        self
+    }
+
+    /// It reads from stdin what [`Worker::write`] writes, until [`Worker::end_input`].
+    pub fn input_by_hand(mut self) -> Invocation {
+        self.input = Input::ByHand;
+        self
+    }
+
     /// Starts it.
     pub fn start(&self, arguments: &[&str]) -> Worker {
         // Another build of the worker can be put to the same tests, such as one with a rule switched off.
@@ -64,17 +85,23 @@ impl Invocation {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(&self.directory)
-            .stdin(Stdio::null())
+            .stdin(if let Input::Nothing = self.input { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("starting {}: {error}", words[0]));
+        let mut stdin = child.stdin.take();
+        if let Input::Bytes(bytes) = &self.input {
+            let (bytes, mut stdin) = (Arc::clone(bytes), stdin.take().expect("stdin is a pipe"));
+            // Beside it: it may say more than a pipe holds before it has read all. It may also end before that.
+            thread::spawn(move || stdin.write_all(&bytes));
+        }
         let (stdout, stderr) = (Lines::default(), Lines::default());
         let readers = vec![
             stdout.collect(child.stdout.take().expect("stdout is a pipe")),
             stderr.collect(child.stderr.take().expect("stderr is a pipe")),
         ];
-        Worker { child, stdout, stderr, readers, exit: None, arguments: arguments.join(" ") }
+        Worker { child, stdin, stdout, stderr, readers, exit: None, arguments: arguments.join(" ") }
     }
 
     /// Runs it to its end.
@@ -141,6 +168,8 @@ impl Output {
 /// A running worker. Killed when dropped; if the test has failed, the end of its log is printed.
 pub struct Worker {
     child: Child,
+    // What is written by hand.
+    stdin: Option<ChildStdin>,
     stdout: Lines,
     stderr: Lines,
     readers: Vec<JoinHandle<()>>,
@@ -169,6 +198,30 @@ impl Worker {
     /// Sends a signal by name, such as TERM, STOP or CONT.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
+    }
+
+    /// Writes to its stdin, if that is done by hand.
+    pub fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let stdin = self.stdin.as_mut().expect("stdin is open, and written by hand");
+        stdin.write_all(bytes.as_ref()).expect("it reads");
+    }
+
+    /// Nothing more is written.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Everything on stdout so far.
+    pub fn printed(&self) -> Vec<String> {
+        self.stdout.all()
+    }
+
+    /// A figure of /proc/PID/status, in bytes.
+    pub fn status(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the worker runs");
+        let line = status.lines().find(|line| line.starts_with(name)).expect("the kernel knows the figure");
+        let kilobytes: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
+        kilobytes * 1024
     }
 
     /// Everything on stderr so far.
