@@ -313,8 +313,8 @@ fn a_long_file_shows_a_bar_on_a_terminal_and_nothing_elsewhere() {
         assert_eq!(output.status.code(), Some(0), "{said}");
         said
     };
-    // stderr is the terminal, stdout is not.
-    let bar = on_terminal(format!("{binary} explain --json {} > {}", file.path(), out.path()));
+    // stderr is the terminal, stdout is not; and its reader lets it wait, so that the work takes long on any machine.
+    let bar = on_terminal(format!("{binary} explain --json {} | {{ sleep 1; cat > {}; }}", file.path(), out.path()));
     assert!(bar.contains("messages") && bar.contains("%  ") && bar.contains("/s"), "{bar:?}");
     assert_eq!(std::fs::read_to_string(&out.0).expect("it can be read").lines().count(), 60_000);
     // Both are: the tables show how far it is.
