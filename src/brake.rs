@@ -127,9 +127,9 @@ fn seen(work: &Work<'_>) -> BTreeMap<String, Seen> {
 mod tests {
     use super::*;
     use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits};
+    use crate::config::{Selector, Topic, Topics};
     use crate::decode::settings::Settings;
     use crate::record::{NextOffset, Offset, TopicPartition};
-    use crate::work::TopicSettings;
     use std::time::{Duration, Instant};
 
     /// `good` records, then `bad` ones without a price.
@@ -148,7 +148,8 @@ mod tests {
 
     /// Commits the batches one by one; the first flood, if any.
     fn flood(ratio_max: f64, batches: &[(i64, i64)]) -> Option<Flood> {
-        let topics = TopicSettings::from([("t".to_owned(), Settings::default())]);
+        let topic = Topic { selector: Selector::Name("t".to_owned()), settings: Settings::default() };
+        let topics = Topics::from_iter([topic]);
         let mut brake = Brake::new(ratio_max);
         batches.iter().find_map(|(good, bad)| {
             let batch = batch(*good, *bad);

@@ -3,6 +3,7 @@
 //! Pure. Rows are in the order in which they are sent, so that the line of a COPY that PostgreSQL refuses names its row.
 
 use crate::batch::Batch;
+use crate::config::Topics;
 use crate::decode::decode;
 use crate::decode::settings::Settings;
 use crate::row::{Class, DeadLetter, Decoded, Fate, Origin, Skip};
@@ -30,9 +31,6 @@ impl Tally {
     }
 }
 
-/// How each topic is read.
-pub type TopicSettings = BTreeMap<String, Settings>;
-
 /// What one transaction writes.
 #[derive(Debug)]
 pub struct Work<'a> {
@@ -46,13 +44,13 @@ pub struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// Decodes every record of a batch, each by its topic's settings.
-    pub fn decode(batch: &'a Batch, topics: &TopicSettings) -> Self {
+    pub fn decode(batch: &'a Batch, topics: &Topics) -> Self {
         let mut work = Work { batch, decoded: Decoded::default(), fates: Vec::with_capacity(batch.len()) };
         work.decoded.prices.reserve(batch.len());
         let by_interval: Vec<&Settings> = batch
             .intervals()
             .iter()
-            .map(|interval| topics.get(&*interval.partition.topic).expect("only configured topics are read"))
+            .map(|interval| topics.settings(&interval.partition.topic).expect("only configured topics are read"))
             .collect();
         for record_idx in 0..batch.len() {
             let (interval_idx, record) = batch.record(record_idx);

@@ -19,7 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("lane", &[]),
     ("decode", &["decimal", "record", "row"]),
     ("config", &["decimal", "decode", "record"]),
-    ("work", &["batch", "decode", "row"]),
+    ("work", &["batch", "config", "decode", "row"]),
     ("brake", &["row", "work"]),
     ("stats", &["work"]),
     ("sink", &["batch", "fault", "lane", "record", "work"]),
@@ -111,6 +111,7 @@ const DOORS: &[(&str, &str)] = &[
     ("clap", "cli"),
     ("signal_hook", "supervisor"),
     ("env_logger", "logger"),
+    ("regex", "config/topics"),
     ("toml", "config"),
 ];
 

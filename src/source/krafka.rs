@@ -2,10 +2,11 @@
 //!
 //! The runtime lives and ends in here. krafka has silent traps, each coded around where it bites: a position past the
 //! log's end is rewound (the consumer checks bounds before it resumes), a topic created again is read on (it compares
-//! topic ids), added partitions are not seen in a classic group (`partitions_added`), an outage looks like no records
+//! topic ids), added partitions and later topics are not seen in a classic group (`partitions_added`, `membership`), an outage looks like no records
 //! and fetching sleeps on after it (`watch_outage`), and `poll` may outlive its timeout (`within`).
 
 mod listener;
+mod membership;
 mod outage;
 mod wire;
 
@@ -16,7 +17,7 @@ use crate::delivery::Committable;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use krafka::admin::{
     AdminClient, AlterConsumerGroupOffsetsOptions, DescribeFeaturesOptions, DescribeTopicsOptions,
-    ListConsumerGroupOffsetsOptions, ListOffsetsOptions, OffsetSpec,
+    ListConsumerGroupOffsetsOptions, ListOffsetsOptions, ListTopicsOptions, OffsetSpec,
 };
 use krafka::consumer::{
     AutoOffsetReset, Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, IsolationLevel, OffsetAndMetadata,
@@ -25,6 +26,7 @@ use krafka::consumer::{
 use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, Kafka};
 use listener::Listener;
+use membership::Unconfirmed;
 use outage::PROBE_INTERVAL;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -62,6 +64,10 @@ pub struct KrafkaSource {
     assignment: Option<Arc<dyn Assignment>>,
     protocol: Option<WireProtocol>,
     subscribed: Vec<Arc<str>>,
+    // A change of what is subscribed to that the group may not know of.
+    unconfirmed: Option<Unconfirmed>,
+    // Since when a change waits for a member that may be joining.
+    joining_since: Option<Instant>,
     // Partition counts that the current assignment was made with.
     counts: BTreeMap<Arc<str>, i32>,
     paused: BTreeSet<TopicPartition>,
@@ -102,6 +108,8 @@ impl KrafkaSource {
             assignment: None,
             protocol: None,
             subscribed: Vec::new(),
+            unconfirmed: None,
+            joining_since: None,
             counts: BTreeMap::new(),
             paused: BTreeSet::new(),
             sought: BTreeSet::new(),
@@ -189,18 +197,9 @@ impl KrafkaSource {
         let (Some(consumer), Some(assignment)) = (self.consumer.clone(), self.assignment.clone()) else {
             return Ok(());
         };
-        let listener = Listener::of(assignment, &consumer);
-        for (topic, state) in counts {
-            let mine: Vec<i32> = match &self.config.assignment {
-                AssignmentMode::Partitions(listed) => listed.clone(),
-                _ => (0..state.partitions).collect(),
-            };
-            if let Some(missing) = mine.iter().find(|number| **number >= state.partitions) {
-                return Err(SourceFault::Config(format!(
-                    "kafka.assignment names partition {missing}, but topic {topic:?} has {} partitions",
-                    state.partitions
-                )));
-            }
+        let mut taken = Vec::new();
+        let assigned = counts.iter().try_for_each(|(topic, state)| {
+            let mine = self.config.assignment.read(state.partitions);
             let new: Vec<TopicPartition> = mine
                 .iter()
                 .map(|number| TopicPartition::new(topic.clone(), *number))
@@ -208,10 +207,27 @@ impl KrafkaSource {
                 .collect();
             if !new.is_empty() {
                 self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, mine)))?;
-                // At once: a partition without a position would keep every poll from reading.
-                self.runtime.block_on(listener.take_over(&new));
-                self.sought.extend(new);
+                taken.extend(new);
             }
+            Ok(())
+        });
+        // At once, whatever came of the others: a partition without a position would keep every poll from reading.
+        if !taken.is_empty() {
+            self.runtime.block_on(Listener::of(assignment, &consumer).take_over(&taken));
+            self.sought.extend(taken);
+        }
+        assigned
+    }
+
+    /// Gives up all partitions of a topic.
+    fn unassign(&mut self, topic: &Arc<str>) -> Result<(), SourceFault> {
+        let (consumer, Some(assignment)) = (self.consumer()?, self.assignment.clone()) else { return Ok(()) };
+        let partitions: Vec<TopicPartition> = self.sought.iter().filter(|p| p.topic == *topic).cloned().collect();
+        assignment.revoked(&partitions);
+        self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, Vec::new())))?;
+        for partition in &partitions {
+            self.sought.remove(partition);
+            self.paused.remove(partition);
         }
         Ok(())
     }
@@ -265,7 +281,20 @@ impl Source for KrafkaSource {
         self.cluster_within(REQUEST_TIMEOUT)
     }
 
+    fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault> {
+        // Renews the client's own picture of all topics, too, so that it can follow to the new ones at once.
+        let options = ListTopicsOptions::default().timeout(REQUEST_TIMEOUT);
+        let listed = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.list_topics(options)));
+        if let Err(SourceFault::Away(message)) = &listed {
+            self.note_away(message);
+        }
+        Ok(listed?.into_iter().map(Arc::from).collect())
+    }
+
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let options = DescribeTopicsOptions::default().timeout(DESCRIBE_TIMEOUT);
         let names: BTreeMap<&str, &Arc<str>> = names.iter().map(|name| (&**name, name)).collect();
         let described =
@@ -292,6 +321,9 @@ impl Source for KrafkaSource {
     }
 
     fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault> {
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let starts = self.offsets(partitions, OffsetSpec::Earliest, false)?;
         let ends = self.offsets(partitions, OffsetSpec::Latest, false)?;
         let stable = match self.config.isolation {
@@ -369,6 +401,21 @@ impl Source for KrafkaSource {
         Ok(())
     }
 
+    fn resubscribe(&mut self, states: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
+        if self.config.assignment == AssignmentMode::Group {
+            self.tell_group(&states.keys().cloned().collect::<Vec<_>>())?;
+        } else {
+            let gone = self.subscribed.iter().filter(|topic| !states.contains_key(*topic));
+            for topic in gone.cloned().collect::<Vec<_>>() {
+                self.unassign(&topic)?;
+            }
+            self.assign(states)?;
+        }
+        self.subscribed = states.keys().cloned().collect();
+        self.counts = states.iter().map(|(topic, state)| (topic.clone(), state.partitions)).collect();
+        Ok(())
+    }
+
     fn partitions_added(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
         let grown = |known: &BTreeMap<Arc<str>, i32>| {
             counts.iter().any(|(topic, state)| known.get(topic).is_some_and(|count| state.partitions > *count))
@@ -380,7 +427,7 @@ impl Source for KrafkaSource {
             self.assign(counts)?;
         } else {
             let consumer = self.consumer()?;
-            for topic in &self.subscribed {
+            for topic in self.subscribed.iter().filter(|topic| counts.contains_key(*topic)) {
                 // The client answers from its cache for a while; subscribing again before it knows is in vain.
                 let known =
                     self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.fetch_metadata(Some(topic.as_ref()))))?;
@@ -415,6 +462,7 @@ impl Source for KrafkaSource {
         };
         self.poll_cut = self.poll_cut.clamp(POLL_CUT_MIN, POLL_CUT_MAX);
         self.watch_outage(polled.is_err());
+        self.confirm_subscription();
         let records = match polled {
             Err(_) | Ok(Err(KrafkaError::Wakeup)) => return Ok(Vec::new()),
             Ok(Err(KrafkaError::NoOffset { partitions, .. })) => {
