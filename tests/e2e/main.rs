@@ -12,5 +12,6 @@ mod kill;
 mod locks;
 mod memory;
 mod outages;
+mod patterns;
 mod positions;
 mod selfcheck;
