@@ -12,16 +12,15 @@ mod wire;
 
 use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
 use crate::batch::Incoming;
-use crate::config::{AssignmentMode, GroupProtocol, Isolation, Kafka as KafkaConfig};
+use crate::config::{AssignmentMode, Isolation, Kafka as KafkaConfig};
 use crate::delivery::Committable;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use krafka::admin::{
-    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeFeaturesOptions, DescribeTopicsOptions,
-    ListConsumerGroupOffsetsOptions, ListOffsetsOptions, ListTopicsOptions, OffsetSpec,
+    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeTopicsOptions, ListConsumerGroupOffsetsOptions,
+    ListOffsetsOptions, ListTopicsOptions, OffsetSpec,
 };
 use krafka::consumer::{
     AutoOffsetReset, Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, IsolationLevel, OffsetAndMetadata,
-    PartitionAssignmentStrategy,
 };
 use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, Kafka};
@@ -29,7 +28,7 @@ use listener::Listener;
 use membership::Unconfirmed;
 use outage::PROBE_INTERVAL;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use wire::{SLACK, fault, ours, security, wire, within};
@@ -121,37 +120,6 @@ impl KrafkaSource {
         })
     }
 
-    /// Asked once: what was joined with is what counts.
-    fn group_protocol(&mut self) -> Result<WireProtocol, SourceFault> {
-        let protocol = match self.protocol {
-            Some(protocol) => protocol,
-            None => self.choose_group_protocol()?,
-        };
-        self.protocol = Some(protocol);
-        Ok(protocol)
-    }
-
-    fn choose_group_protocol(&self) -> Result<WireProtocol, SourceFault> {
-        Ok(match (self.config.group_protocol, &self.config.instance_id) {
-            (GroupProtocol::Classic, _) => WireProtocol::Classic,
-            (GroupProtocol::Consumer, _) => WireProtocol::Consumer,
-            // Only a classic group gives a restarted static member its partitions back at once.
-            (GroupProtocol::Auto, Some(_)) => WireProtocol::Classic,
-            (GroupProtocol::Auto, None) => {
-                let options = DescribeFeaturesOptions::default().timeout(REQUEST_TIMEOUT);
-                let features = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_features(options)));
-                let features = match features {
-                    Ok(features) => features.finalized,
-                    // Brokers too old to answer are too old for the new protocol.
-                    Err(SourceFault::Config(_)) => return Ok(WireProtocol::Classic),
-                    Err(other) => return Err(other),
-                };
-                let is_offered = features.iter().any(|f| f.name == "group.version" && f.max_version_level >= 1);
-                if is_offered { WireProtocol::Consumer } else { WireProtocol::Classic }
-            }
-        })
-    }
-
     fn tuned(&self, builder: ConsumerBuilder) -> ConsumerBuilder {
         builder
             .auto_offset_reset(AutoOffsetReset::None)
@@ -166,30 +134,6 @@ impl KrafkaSource {
             .fetch_max_bytes(FETCH_BYTES_MAX)
             .fetch_max_wait(Duration::from_millis(500))
             .metrics_push(false)
-    }
-
-    fn join_group(&mut self, topics: &[Arc<str>], assignment: Arc<dyn Assignment>) -> Result<(), SourceFault> {
-        let protocol = self.group_protocol()?;
-        let this = Arc::new(OnceLock::new());
-        let mut builder = self
-            .tuned(self.kafka.consumer(self.config.group.as_str()))
-            .group_protocol(protocol)
-            // Cooperative rebalances made needless losses; range made none.
-            .partition_assignment_strategy(PartitionAssignmentStrategy::Range)
-            .session_timeout(self.config.session_timeout)
-            .heartbeat_interval(self.config.session_timeout / 15)
-            .max_poll_interval(Duration::from_secs(300))
-            .rebalance_listener(Listener { assignment: assignment.clone(), consumer: this.clone() });
-        if let Some(instance_id) = &self.config.instance_id {
-            builder = builder.group_instance_id(instance_id.as_str());
-        }
-        let consumer = Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?);
-        let known = this.set(Arc::downgrade(&consumer));
-        assert!(known.is_ok(), "the listener's consumer is set once");
-        self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.subscribe(topics)))?;
-        log::info!("joining group={:?} protocol={protocol:?} topics={topics:?}", self.config.group);
-        self.consumer = Some(consumer);
-        Ok(())
     }
 
     /// Assigns what the configuration names and is not assigned yet.
@@ -391,7 +335,7 @@ impl Source for KrafkaSource {
         self.subscribed = topics.to_vec();
         self.assignment = Some(assignment.clone());
         if self.config.assignment == AssignmentMode::Group {
-            self.join_group(topics, assignment)?;
+            self.join_group(&counts, assignment)?;
         } else {
             let builder = self.tuned(self.kafka.consumer_without_group());
             self.consumer = Some(Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?));

@@ -238,3 +238,22 @@ fn of_a_matched_topic_the_listed_partitions_are_read_that_it_has() {
     assert!(output.stderr.contains(&format!("topic={small:?} lacks partitions=[2]")), "{}", output.stderr);
     assert_eq!(stage.findings(), Default::default());
 }
+
+/// A static member that comes back within its session is given what it had, whatever it asks for by then.
+#[test]
+fn a_topic_that_appeared_while_a_static_member_was_away_is_read() {
+    let stage = Stage::new("away_static", 1);
+    let early = add(&stage, "early", 2);
+    let invocation = by_pattern(&stage).set("kafka.instance_id", "writer-1");
+    producer::produce(&early, 2, stage.take(1_000));
+    let worker = invocation.start(&["run"]);
+    stage.wait_until_drained_of(&early, LIMIT);
+    worker.stop();
+    let late = add(&stage, "late", 2);
+    producer::produce(&late, 2, stage.take(1_000));
+    let mut worker = invocation.start(&["run"]);
+    stage.wait_until_drained_of(&late, LIMIT);
+    assert!(worker.alive());
+    worker.stop();
+    stage.assert_exactly_once_from(&[&early, &late]);
+}
