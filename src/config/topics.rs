@@ -93,9 +93,9 @@ impl Topics {
 
     /// The table that a topic is read by: the one with its name, else the first whose pattern matches.
     fn table(&self, topic: &str) -> Option<&Topic> {
-        let by_name = self.0.iter().find(|table| matches!(&table.selector, Selector::Name(name) if name == topic));
+        let by_name = self.iter().find(|table| matches!(&table.selector, Selector::Name(name) if name == topic));
         let by_pattern =
-            || self.0.iter().find(|table| matches!(&table.selector, Selector::Pattern(p) if p.matches(topic)));
+            || self.iter().find(|table| matches!(&table.selector, Selector::Pattern(p) if p.matches(topic)));
         by_name.or_else(by_pattern)
     }
 
@@ -106,7 +106,7 @@ impl Topics {
 
     /// The topics that are named.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter_map(|table| match &table.selector {
+        self.iter().filter_map(|table| match &table.selector {
             Selector::Name(name) => Some(name.as_str()),
             Selector::Pattern(_) => None,
         })
@@ -114,7 +114,7 @@ impl Topics {
 
     /// The patterns, in the order of the file.
     pub fn patterns(&self) -> impl Iterator<Item = &Pattern> {
-        self.0.iter().filter_map(|table| match &table.selector {
+        self.iter().filter_map(|table| match &table.selector {
             Selector::Pattern(pattern) => Some(pattern),
             Selector::Name(_) => None,
         })

@@ -106,7 +106,7 @@ fn a_run_waits_while_nothing_matches() {
 
 /// A topic that appears is noticed by all, and what was in it by then is not lost, though everything else started at the
 /// end.
-fn a_later_topic_is_read(name: &str, settings: &[(&str, &str)], n_workers: usize) {
+fn later_topics_are_read(name: &str, settings: &[(&str, &str)], n_workers: usize, words: &[&str]) {
     let stage = Stage::new(name, 1);
     let busy = add(&stage, "busy", 3);
     let invocation = by_pattern(&stage).set("kafka.start_at", "latest");
@@ -120,7 +120,7 @@ fn a_later_topic_is_read(name: &str, settings: &[(&str, &str)], n_workers: usize
     }
     stage.wait_for_progress();
     let mut topics = vec![busy];
-    for word in ["first", "second"] {
+    for word in words {
         let later = add(&stage, word, 2);
         producer::produce(&later, 2, stage.take(3_000));
         let begun = std::time::Instant::now();
@@ -144,22 +144,22 @@ fn a_later_topic_is_read(name: &str, settings: &[(&str, &str)], n_workers: usize
 
 #[test]
 fn a_topic_that_appears_is_read_without_a_group() {
-    a_later_topic_is_read("later_all", &[("kafka.assignment", "all")], 1);
+    later_topics_are_read("later_all", &[("kafka.assignment", "all")], 1, &["first"]);
 }
 
 #[test]
 fn a_topic_that_appears_is_read_in_a_classic_group() {
-    a_later_topic_is_read("later_classic", &[("kafka.group_protocol", "classic")], 2);
+    later_topics_are_read("later_classic", &[("kafka.group_protocol", "classic")], 2, &["first", "second"]);
 }
 
 #[test]
 fn a_topic_that_appears_is_read_in_a_consumer_group() {
-    a_later_topic_is_read("later_consumer", &[("kafka.group_protocol", "consumer")], 2);
+    later_topics_are_read("later_consumer", &[("kafka.group_protocol", "consumer")], 2, &["first", "second"]);
 }
 
 #[test]
 fn a_topic_that_appears_is_read_by_a_static_member() {
-    a_later_topic_is_read("later_static", &[("kafka.instance_id", "writer-1")], 1);
+    later_topics_are_read("later_static", &[("kafka.instance_id", "writer-1")], 1, &["first"]);
 }
 
 #[test]
@@ -183,7 +183,8 @@ fn a_deleted_topic_is_let_go(name: &str, settings: &[(&str, &str)]) {
     producer::produce(&doomed, 2, stage.take(1_000));
     let feeder = Feeder::start(&stage, &busy, 2_000);
     // With no grace for a topic that is named, one that was matched still ends nothing.
-    let mut worker = invocation.set("schema.grace_ms", 0).start(&["run"]);
+    let invocation = invocation.set("schema.grace_ms", 0);
+    let mut worker = invocation.start(&["run"]);
     stage.wait_until_drained_of(&doomed, LIMIT);
     let ends = broker::end_offsets(&doomed);
     stage.delete_topic(&doomed);
@@ -191,22 +192,17 @@ fn a_deleted_topic_is_let_go(name: &str, settings: &[(&str, &str)]) {
     stage.wait_for_progress();
     assert!(worker.alive());
     assert_eq!(worker.count(&format!("topic={doomed:?}")), 1, "said once");
-    let next = |(partition, at): (i32, crate::harness::checker::Standing)| (partition, at.next_offset);
-    assert_eq!(stage.standings(&doomed).into_iter().map(next).collect::<std::collections::BTreeMap<_, _>>(), ends);
+    let standings = stage.standings(&doomed);
+    assert!(ends.iter().all(|(partition, end)| standings[partition].next_offset == *end), "{standings:?} {ends:?}");
     // The same name, another topic: the offsets in the database are not those of its log.
     stage.add_topic(&doomed, 2, &[]);
     let output = worker.output(LIMIT).expect_code(65);
     assert!(output.cause().contains(&doomed), "{}", output.cause());
     feeder.stop();
     stage.execute(&format!("DELETE FROM writer_offsets WHERE topic = '{doomed}'"));
-    invocation_until_end(&stage, settings);
+    invocation.output(&["run", "--until-end"]).expect_code(0);
     assert_eq!(stage.findings(), Default::default());
     stage.assert_counters(&busy);
-}
-
-fn invocation_until_end(stage: &Stage, settings: &[(&str, &str)]) {
-    let invocation = settings.iter().fold(by_pattern(stage), |invocation, (key, value)| invocation.set(key, value));
-    invocation.output(&["run", "--until-end"]).expect_code(0);
 }
 
 #[test]
@@ -222,6 +218,28 @@ fn a_deleted_topic_holds_up_nobody_in_a_classic_group() {
 #[test]
 fn a_deleted_topic_holds_up_nobody_in_a_consumer_group() {
     a_deleted_topic_is_let_go("gone_consumer", &[("kafka.group_protocol", "consumer")]);
+}
+
+#[test]
+fn a_bounded_run_does_not_wait_for_the_end_of_a_deleted_topic() {
+    let stage = Stage::new("gone_bounded", 1);
+    let (kept, doomed) = (add(&stage, "kept", 2), add(&stage, "doomed", 2));
+    let invocation = by_pattern(&stage).set("kafka.assignment", "all");
+    producer::produce(&doomed, 2, stage.take(100));
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    producer::produce(&kept, 2, stage.take(1_000));
+    producer::produce(&doomed, 2, stage.take_in_vain(1_000));
+    // Nothing can be claimed before the topic is deleted.
+    let mut client = stage.database();
+    client.batch_execute("BEGIN; SELECT FROM writer_offsets FOR UPDATE").expect("the rows can be locked");
+    let mut worker = invocation.start(&["run", "--until-end"]);
+    worker.wait_for_log("topics by pattern", LIMIT);
+    stage.delete_topic(&doomed);
+    worker.wait_for_log(&format!("topic={doomed:?} is gone"), LIMIT);
+    client.batch_execute("COMMIT").expect("the rows can be given back");
+    worker.output(LIMIT).expect_code(0);
+    assert_eq!(stage.findings(), Default::default());
+    stage.assert_counters(&kept);
 }
 
 #[test]
