@@ -104,10 +104,10 @@ pub fn run(source: &mut dyn Source, config: &Config, wiring: Wiring) -> Result<E
 struct Consumer<'a> {
     source: &'a mut dyn Source,
     flow: Arc<Mutex<Flow>>,
-    /// What is named or matched by a pattern.
+    // What is to be read: names and patterns.
     selection: Topics,
     assignment: AssignmentMode,
-    /// What is subscribed to.
+    // What is subscribed to.
     topics: BTreeSet<Arc<str>>,
     names_looked_at: Instant,
     // Subscribed to by a pattern, but not there at the last look.

@@ -351,7 +351,8 @@ fn a_pattern_is_a_regular_expression_of_its_own() {
 
 #[test]
 fn a_topic_is_read_by_its_name_else_by_the_first_pattern_that_matches() {
-    let text = "[[topics]]\npattern = '_1m_data$'\nprice_min = 1\n[[topics]]\npattern = '(?i)^aapl\\w+\\d'\nprice_min = 2\n\
+    let text = "[[topics]]\npattern = '_1m_data$'\nprice_min = 1\n\
+                [[topics]]\npattern = '(?i)^aapl\\w+\\d'\nprice_min = 2\n\
                 [[topics]]\nname = 'aapl_1m_data'\nprice_min = 3\n[[topics]]\nname = '__mine'\nprice_min = 4";
     let config = file(text).config();
     let price_min = |topic: &str| config.topics.settings(topic).map(|settings| settings.price_min.to_string());

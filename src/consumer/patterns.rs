@@ -1,7 +1,8 @@
 //! Topics by pattern: what has appeared is read, too, and what is gone is let go.
 //!
-//! The promise does not depend on any of this. A topic that joins goes the way of every partition: claimed, compared with
-//! its log, sought, read; and having no row in the database it starts at its oldest record, however late it was noticed.
+//! The promise does not depend on any of this. A topic that joins goes the way of every partition: claimed, compared
+//! with its log, sought, read; and having no row in the database it starts at its oldest record, however late it was
+//! noticed.
 
 use super::Consumer;
 use crate::exit::Stop;

@@ -2,8 +2,9 @@
 //!
 //! The runtime lives and ends in here. krafka has silent traps, each coded around where it bites: a position past the
 //! log's end is rewound (the consumer checks bounds before it resumes), a topic created again is read on (it compares
-//! topic ids), added partitions and later topics are not seen in a classic group (`partitions_added`, `membership`), an outage looks like no records
-//! and fetching sleeps on after it (`watch_outage`), and `poll` may outlive its timeout (`within`).
+//! topic ids), added partitions are not seen in a classic group (`partitions_added`), a changed subscription can be lost
+//! on its way to the group (`membership`), an outage looks like no records and fetching sleeps on after it
+//! (`watch_outage`), and `poll` may outlive its timeout (`within`).
 
 mod listener;
 mod membership;
@@ -37,6 +38,8 @@ use wire::{SLACK, fault, ours, security, wire, within};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// One look at the topics, at most: taken before every batch is sent, so it must not hold up the consumer for long.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The names of all topics, at most: they can be many.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(3);
 /// One connection attempt, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits are only information: a hung broker must not hold up the consumer for long.
@@ -227,8 +230,8 @@ impl Source for KrafkaSource {
 
     fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault> {
         // Renews the client's own picture of all topics, too, so that it can follow to the new ones at once.
-        let options = ListTopicsOptions::default().timeout(REQUEST_TIMEOUT);
-        let listed = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.list_topics(options)));
+        let options = ListTopicsOptions::default().timeout(NAMES_TIMEOUT);
+        let listed = self.runtime.block_on(within(NAMES_TIMEOUT, self.admin.list_topics(options)));
         if let Err(SourceFault::Away(message)) = &listed {
             self.note_away(message);
         }
@@ -339,6 +342,8 @@ impl Source for KrafkaSource {
         } else {
             let builder = self.tuned(self.kafka.consumer_without_group());
             self.consumer = Some(Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?));
+            // An earlier attempt may have come half the way, with another consumer.
+            self.sought.clear();
             self.assign(&counts)?;
         }
         self.counts = counts.into_iter().map(|(topic, state)| (topic, state.partitions)).collect();

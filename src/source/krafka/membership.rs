@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 const CONFIRMED_WITHIN: Duration = Duration::from_secs(10);
 /// How long a classic member without partitions may be one that is just joining.
 const JOINING_MAX: Duration = Duration::from_secs(30);
-
 /// How often a stand-in is asked whether it has joined.
 const JOINED_LOOK: Duration = Duration::from_millis(50);
 
