@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stock_db_writer::batch::{Batch, Batcher, Epoch, Incoming, Limits};
 use stock_db_writer::database::binary;
+use stock_db_writer::decode::settings::Settings;
 use stock_db_writer::record::{NextOffset, Offset, TopicPartition, Value};
-use stock_db_writer::work::{TopicSettings, Work};
+use stock_db_writer::work::Work;
 
 /// Messages in a batch: enough that what a batch costs once is no part of the figure.
 const BATCH_RECORDS: usize = 4_000;
@@ -67,7 +68,7 @@ fn main() {
 struct Benchmark {
     profile: &'static str,
     batch: Batch,
-    topics: TopicSettings,
+    settings: Settings,
     // `None` if the messages do not become the rows that the corpus expects.
     n_rows: Option<usize>,
 }
@@ -76,12 +77,12 @@ impl Benchmark {
     fn new(profile: &'static str, name: &str, corpus: &[Case]) -> Benchmark {
         let case = corpus.iter().find(|case| case.name == name).unwrap_or_else(|| panic!("no case is named {name:?}"));
         let batch = batch_of(case);
-        let topics = TopicSettings::from([(case.topic.clone(), case.settings.clone())]);
-        let decoded = Work::decode(&batch, &topics).decoded;
+        let settings = case.settings.clone();
+        let decoded = Work::decode(&batch, |_| Some(&settings)).decoded;
         let n_rows = decoded.prices.len() + decoded.metrics.len();
         // What becomes no row is quick to do, and no figure for the profile.
         let n_rows = (n_rows == case.n_rows() * BATCH_RECORDS).then_some(n_rows);
-        Benchmark { profile, batch, topics, n_rows }
+        Benchmark { profile, batch, settings, n_rows }
     }
 
     fn measure(&self, criterion: &mut Criterion) {
@@ -95,7 +96,7 @@ impl Benchmark {
 
     /// As a writer does it, which keeps its buffer.
     fn write(&self, buffer: &mut Vec<u8>) {
-        let work = Work::decode(black_box(&self.batch), &self.topics);
+        let work = Work::decode(black_box(&self.batch), |_| Some(&self.settings));
         binary::prices(buffer, &work.decoded.prices);
         black_box(&buffer);
         binary::metrics(buffer, work.decoded.metrics.iter());

@@ -129,7 +129,6 @@ mod tests {
     use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits};
     use crate::decode::settings::Settings;
     use crate::record::{NextOffset, Offset, TopicPartition};
-    use crate::work::TopicSettings;
     use std::time::{Duration, Instant};
 
     /// `good` records, then `bad` ones without a price.
@@ -148,11 +147,11 @@ mod tests {
 
     /// Commits the batches one by one; the first flood, if any.
     fn flood(ratio_max: f64, batches: &[(i64, i64)]) -> Option<Flood> {
-        let topics = TopicSettings::from([("t".to_owned(), Settings::default())]);
+        let settings = Settings::default();
         let mut brake = Brake::new(ratio_max);
         batches.iter().find_map(|(good, bad)| {
             let batch = batch(*good, *bad);
-            let work = Work::decode(&batch, &topics);
+            let work = Work::decode(&batch, |_| Some(&settings));
             let flood = brake.judge(&work);
             brake.durable(&work);
             flood

@@ -2,7 +2,7 @@
 
 pub mod explain;
 
-use crate::config::{AssignmentMode, Config, Manage};
+use crate::config::{Config, Manage, Pattern};
 use crate::database::{Database, schema};
 use crate::exit::{ExitCode, Stop};
 use crate::ledger::{Ledger, LogIdentity, Standing, same_log};
@@ -10,11 +10,14 @@ use crate::outage::Outage;
 use crate::record::TopicPartition;
 use crate::shutdown::Shutdown;
 use crate::source::krafka::KrafkaSource;
-use crate::source::{Bounds, Source};
+use crate::source::{Bounds, Source, SourceFault};
 use crate::startup::{self, NotStarted, Patience};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
+
+/// So many of the topics that a pattern stands for are shown.
+const TOPICS_SHOWN: usize = 20;
 
 /// `init --print`
 pub fn print_schema(config: &Config) -> Result<(), Stop> {
@@ -141,12 +144,13 @@ fn status_table(standings: &[Standing], bounds: &BTreeMap<TopicPartition, Bounds
     table
 }
 
-/// `check`: every finding on stdout, the worst of them as the exit code.
+/// `check`: what patterns match and every finding on stdout, the worst finding as the exit code.
 pub fn check(config: &Config) -> Result<(), Stop> {
     let mut findings = Vec::new();
     let standings = check_database(config, &mut findings);
-    check_kafka(config, &standings, &mut findings);
-    let mut out = String::new();
+    let mut notes = Vec::new();
+    check_kafka(config, &standings, &mut findings, &mut notes);
+    let mut out: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
     for finding in &findings {
         out.push_str(&format!("problem: {}\n", finding.message));
     }
@@ -183,7 +187,7 @@ fn check_database(config: &Config, findings: &mut Vec<Stop>) -> Vec<Standing> {
     }
 }
 
-fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>) {
+fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>, notes: &mut Vec<String>) {
     let mut source = match KrafkaSource::connect(&config.kafka) {
         Ok(source) => source,
         Err(fault) => return findings.push(fault.into()),
@@ -192,23 +196,28 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
         Ok(cluster_id) => Some(cluster_id),
         Err(fault) => return findings.push(fault.into()),
     };
-    for topic in &config.topics {
-        let topic: Arc<str> = Arc::from(topic.name.as_str());
+    let mut topics: Vec<Arc<str>> = config.topics.names().map(Arc::from).collect();
+    match startup::matching(config, &mut source) {
+        Ok(matching) => {
+            notes.extend(config.topics.patterns().map(|pattern| note(config, pattern, &matching)));
+            topics.extend(matching);
+        }
+        Err(fault) => findings.push(fault.into()),
+    }
+    for topic in topics {
         let found = source.topics(std::slice::from_ref(&topic)).and_then(|states| {
             let followed: Vec<&Standing> = standings.iter().filter(|s| s.partition.topic == topic).collect();
             let partitions: Vec<_> = followed.iter().map(|standing| standing.partition.clone()).collect();
             Ok((followed, source.bounds(&partitions)?, states))
         });
         match found {
+            // Deleted in between.
+            Err(SourceFault::MissingTopic(missing)) if config.topics.is_by_pattern(&missing) => {}
             Err(fault) => findings.push(fault.into()),
             Ok((followed, bounds, states)) => {
-                if let AssignmentMode::Partitions(listed) = &config.kafka.assignment
-                    && let Some(missing) = listed.iter().find(|n| states.values().any(|state| **n >= state.partitions))
-                {
-                    let message =
-                        format!("kafka.assignment names partition {missing}, which topic {topic:?} does not have");
-                    findings.push(Stop::new(ExitCode::Config, message));
-                }
+                let lacking =
+                    states.iter().find_map(|(topic, state)| startup::is_all_there(config, topic, state).err());
+                findings.extend(lacking.map(Stop::from));
                 let now = LogIdentity {
                     cluster_id: cluster_id.clone(),
                     topic_id: states.values().next().and_then(|state| state.topic_id),
@@ -220,6 +229,19 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
                 }
             }
         }
+    }
+}
+
+/// What a pattern stands for now. None is no problem: topics may appear later.
+fn note(config: &Config, pattern: &Pattern, matching: &[Arc<str>]) -> String {
+    let is_its_own = |topic: &&Arc<str>| config.topics.pattern(topic) == Some(pattern);
+    let topics: Vec<&Arc<str>> = matching.iter().filter(is_its_own).collect();
+    let shown: Vec<String> = topics.iter().take(TOPICS_SHOWN).map(ToString::to_string).collect();
+    let more = if topics.len() > shown.len() { ", …" } else { "" };
+    match topics.len() {
+        0 => format!("pattern {:?} stands for no topic yet", pattern.as_str()),
+        1 => format!("pattern {:?} stands for 1 topic: {}", pattern.as_str(), shown[0]),
+        n => format!("pattern {:?} stands for {n} topics: {}{more}", pattern.as_str(), shown.join(", ")),
     }
 }
 

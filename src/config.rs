@@ -17,7 +17,7 @@ pub use kafka::{AssignmentMode, GroupProtocol, Isolation, Kafka, KafkaTls, Sasl,
 pub use limits::{Batch, DeadLetters, LogFormat, Manage, Retry, Schema, Writers};
 pub use secret::Secret;
 pub use sources::{Problem, Sources};
-pub use topics::Topic;
+pub use topics::{Pattern, Selector, Topic, Topics};
 
 use reader::{Reader, name};
 use std::fmt;
@@ -29,8 +29,8 @@ pub struct Config {
     pub pipeline: String,
     /// Where records come from.
     pub kafka: Kafka,
-    /// What is read and how. Never empty; names differ.
-    pub topics: Vec<Topic>,
+    /// What is read and how. Never empty; names and patterns differ.
+    pub topics: Topics,
     /// Where rows go to.
     pub database: Database,
     /// When a batch is closed.

@@ -5,11 +5,12 @@
 //! after the position in the database was compared with the broker's log.
 
 mod flow;
+mod patterns;
 mod positions;
 
 use crate::batch::Limits;
 use crate::claimer::Claims;
-use crate::config::{AssignmentMode, Config};
+use crate::config::{AssignmentMode, Config, Topics};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
 use crate::ledger::{LogIdentity, same_log};
@@ -54,6 +55,8 @@ pub struct Wiring {
     pub claims: Claims,
     /// What the writers share.
     pub shared: Arc<Shared>,
+    /// The topics to be read: those that are named, and those that patterns match so far.
+    pub topics: BTreeMap<Arc<str>, TopicState>,
     /// The end offsets of a bounded run.
     pub ends: Option<BTreeMap<TopicPartition, NextOffset>>,
     /// How long the brokers may stay away.
@@ -73,7 +76,9 @@ pub enum Ended {
 
 /// Consumes until a stop is asked for, the ends are reached, or something is wrong.
 pub fn run(source: &mut dyn Source, config: &Config, wiring: Wiring) -> Result<Ended, Stop> {
+    let topics = wiring.topics.clone();
     let mut consumer = Consumer::new(source, config, wiring);
+    consumer.announce(&topics);
     consumer.subscribe()?;
     let ended = loop {
         if consumer.shutdown.is_triggered() {
@@ -99,7 +104,14 @@ pub fn run(source: &mut dyn Source, config: &Config, wiring: Wiring) -> Result<E
 struct Consumer<'a> {
     source: &'a mut dyn Source,
     flow: Arc<Mutex<Flow>>,
-    topics: Vec<Arc<str>>,
+    // What is to be read: names and patterns.
+    selection: Topics,
+    assignment: AssignmentMode,
+    // What is subscribed to.
+    topics: BTreeSet<Arc<str>>,
+    names_looked_at: Instant,
+    // Subscribed to by a pattern, but not there at the last look.
+    absent: BTreeSet<Arc<str>>,
     dispatches_tx: Sender<Dispatch>,
     shared: Arc<Shared>,
     shutdown: Shutdown,
@@ -145,7 +157,11 @@ impl<'a> Consumer<'a> {
         Consumer {
             source,
             flow: Arc::new(Mutex::new(flow)),
-            topics: config.topics.iter().map(|topic| Arc::from(topic.name.as_str())).collect(),
+            selection: config.topics.clone(),
+            assignment: config.kafka.assignment.clone(),
+            topics: wiring.topics.into_keys().collect(),
+            names_looked_at: Instant::now(),
+            absent: BTreeSet::new(),
             dispatches_tx: wiring.dispatches_tx,
             shared: wiring.shared,
             shutdown: wiring.shutdown,
@@ -174,7 +190,15 @@ impl<'a> Consumer<'a> {
         let begun_at = Instant::now();
         loop {
             let callbacks = Arc::new(Callbacks(self.flow.clone()));
-            let Err(fault) = self.source.subscribe(&self.topics, callbacks) else { return Ok(()) };
+            let topics: Vec<_> = self.topics.iter().cloned().collect();
+            let Err(fault) = self.source.subscribe(&topics, callbacks) else { return Ok(()) };
+            if let SourceFault::MissingTopic(missing) = &fault
+                && self.selection.is_by_pattern(missing)
+            {
+                self.topics.retain(|topic| **topic != **missing);
+                self.forget_ends();
+                continue;
+            }
             let patience = match fault {
                 SourceFault::Away(_) => self.outage_max,
                 SourceFault::MissingTopic(_) => Some(self.grace),
@@ -196,6 +220,7 @@ impl<'a> Consumer<'a> {
         self.claim()?;
         self.check_claimed()?;
         self.watch_topics()?;
+        self.follow_patterns()?;
         self.hold_or_release();
         self.commit_offsets();
         if self.has_reached_ends() {
@@ -277,7 +302,7 @@ impl<'a> Consumer<'a> {
         }
         (self.topics_checked_at, self.records_since_check) = (Instant::now(), false);
         let topics = self.topics.clone();
-        let Some(states) = self.away_is_none(|this| this.source.topics(&topics))? else { return Ok(()) };
+        let Some(states) = self.away_is_none(|this| this.describe(&topics))? else { return Ok(()) };
         self.compare_ids(&states)?;
         self.away_is_none(|this| this.source.partitions_added(&states))?;
         Ok(())
@@ -429,7 +454,7 @@ impl<'a> Consumer<'a> {
         let due = self.progress_asked_at.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
         if due && !ends.iter().any(behind) {
             self.progress_asked_at = Some(Instant::now());
-            flow.ask_progress(&self.topics);
+            flow.ask_progress(self.topics.iter().cloned().collect());
         }
         false
     }

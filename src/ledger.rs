@@ -74,7 +74,8 @@ pub trait Ledger {
     fn lock_pipeline(&mut self) -> Result<bool, Failure>;
 
     /// Makes the first rows, with epoch 0, for all partitions of each of these topics that has no row yet, in one
-    /// transaction that no other process can run beside. `resolve` is asked where they start, only if there are any.
+    /// transaction that no other process can run beside. `resolve` is asked where they start, only if there are any,
+    /// and told how far the pipeline had come before.
     fn start(&mut self, topics: &[Arc<str>], resolve: &mut Resolve<'_>) -> Result<(), StartFailure>;
 
     /// Claims partitions that have a row; those without one are absent from the answer.
@@ -94,7 +95,16 @@ pub trait Ledger {
 }
 
 /// Answers where the partitions of some topics start.
-pub type Resolve<'a> = dyn FnMut(&[Arc<str>]) -> Result<Vec<Start>, Stop> + 'a;
+pub type Resolve<'a> = dyn FnMut(&[Arc<str>], Pipeline) -> Result<Vec<Start>, Stop> + 'a;
+
+/// A pipeline at the moment when it meets topics that it has no row of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pipeline {
+    /// It has no row of any topic.
+    New,
+    /// It has rows of other topics.
+    Known,
+}
 
 /// Why [`Ledger::start`] failed.
 #[derive(Debug)]

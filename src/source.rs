@@ -11,7 +11,7 @@ use crate::batch::Incoming;
 use crate::delivery::Committable;
 use crate::exit::{ExitCode, Stop};
 use crate::record::{NextOffset, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,7 +81,7 @@ impl From<SourceFault> for Stop {
     }
 }
 
-/// Told of changes of ownership, from inside [`Source::poll`] and [`Source::close`].
+/// Told of changes of ownership, from inside [`Source`]'s methods that change a subscription, poll, or close.
 pub trait Assignment: Send + Sync {
     /// These partitions are ours now. Answers where to read from; what isn't in the answer is not to be read yet. All
     /// of them start paused.
@@ -102,7 +102,10 @@ pub trait Source {
     /// The identity of the cluster.
     fn cluster_id(&mut self) -> Result<String, SourceFault>;
 
-    /// The topics as the brokers know them now, never from a cache.
+    /// The names of all topics that we may see, asked of the brokers now.
+    fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault>;
+
+    /// The topics as the brokers know them now, never from a cache. One that does not exist is a fault.
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault>;
 
     /// The ends of some partitions' logs, asked of the brokers now. A partition whose leader does not answer is absent.
@@ -121,8 +124,15 @@ pub trait Source {
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault>;
 
-    /// Starts reading these topics as the configuration says (group, all, or some partitions).
+    /// Starts reading these topics as the configuration says: what the group gives us, all partitions, or of the listed
+    /// ones those that exist. May be none, if [`resubscribe`](Self::resubscribe) is to follow.
     fn subscribe(&mut self, topics: &[Arc<str>], assignment: Arc<dyn Assignment>) -> Result<(), SourceFault>;
+
+    /// Reads these topics from now on, and none of the others that were subscribed to; `states` is what
+    /// [`topics`](Self::topics) said. Whatever changes hands is told by the callbacks, from in here or from the next
+    /// polls; also partitions of topics that stay may be given up and assigned again. After a fault it is to be called
+    /// again.
+    fn resubscribe(&mut self, states: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault>;
 
     /// Makes a topic's newly added partitions known to the assignment; `counts` is what [`topics`](Self::topics) said.
     fn partitions_added(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault>;

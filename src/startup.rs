@@ -3,13 +3,13 @@
 //! Waits for a server that is away, for as long as the configuration says; stops at once for what waiting can't mend.
 
 use crate::backoff::Backoff;
-use crate::config::{AssignmentMode, Config, Manage};
+use crate::config::{Config, Manage};
 use crate::database::{Database, InitFailure, InitOutcome};
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
-use crate::ledger::{Ledger, LogIdentity, Start, StartFailure};
+use crate::ledger::{Ledger, LogIdentity, Pipeline, Start, StartFailure};
 use crate::outage::Outage;
-use crate::record::{NextOffset, TopicPartition};
+use crate::record::{NextOffset, StartAt, TopicPartition};
 use crate::shutdown::Shutdown;
 use crate::source::krafka::KrafkaSource;
 use crate::source::{Source, SourceFault, TopicState};
@@ -171,9 +171,46 @@ pub fn open_kafka(config: &Config, outage: &Outage, patience: &mut Patience<'_>)
     patience.kafka(outage, config.schema.grace, || KrafkaSource::connect(&config.kafka))
 }
 
-/// The configured topics as the brokers know them, and the cluster they are in.
-pub fn describe(source: &mut dyn Source, topics: &[Arc<str>]) -> Result<(String, Topics), SourceFault> {
-    Ok((source.cluster_id()?, source.topics(topics)?))
+/// What the configuration names, and what its patterns match now, as the brokers know it; and the cluster it is in.
+pub fn describe(config: &Config, source: &mut dyn Source) -> Result<(String, Topics), SourceFault> {
+    let cluster_id = source.cluster_id()?;
+    let mut topics: Vec<Arc<str>> = config.topics.names().map(Arc::from).collect();
+    topics.extend(matching(config, source)?);
+    loop {
+        match source.topics(&topics) {
+            // Deleted in between.
+            Err(SourceFault::MissingTopic(missing)) if config.topics.is_by_pattern(&missing) => {
+                topics.retain(|topic| **topic != *missing);
+            }
+            Err(fault) => return Err(fault),
+            Ok(states) => {
+                for (topic, state) in &states {
+                    is_all_there(config, topic, state)?;
+                }
+                return Ok((cluster_id, states));
+            }
+        }
+    }
+}
+
+/// The topics that are there and that the configuration reads because of a pattern.
+pub fn matching(config: &Config, source: &mut dyn Source) -> Result<Vec<Arc<str>>, SourceFault> {
+    if config.topics.patterns().next().is_none() {
+        return Ok(Vec::new());
+    }
+    Ok(source.topic_names()?.into_iter().filter(|topic| config.topics.is_by_pattern(topic)).collect())
+}
+
+/// A topic that is named must have the partitions that are listed. Patterns match topics of any size: of those the
+/// partitions are read that are there.
+pub fn is_all_there(config: &Config, topic: &str, state: &TopicState) -> Result<(), SourceFault> {
+    match config.kafka.assignment.lacking(state.partitions).first() {
+        Some(missing) if !config.topics.is_by_pattern(topic) => Err(SourceFault::Config(format!(
+            "kafka.assignment names partition {missing}, but topic {topic:?} has {} partitions",
+            state.partitions
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Topics by name.
@@ -183,50 +220,50 @@ pub type Topics = BTreeMap<Arc<str>, TopicState>;
 pub fn partitions(config: &Config, topics: &Topics) -> Vec<TopicPartition> {
     let mut partitions = Vec::new();
     for (topic, state) in topics {
-        let all = 0..state.partitions;
-        match &config.kafka.assignment {
-            AssignmentMode::Partitions(listed) => {
-                partitions
-                    .extend(listed.iter().filter(|n| all.contains(n)).map(|n| TopicPartition::new(topic.clone(), *n)));
-            }
-            _ => partitions.extend(all.map(|number| TopicPartition::new(topic.clone(), number))),
-        }
+        let read = config.kafka.assignment.read(state.partitions);
+        partitions.extend(read.into_iter().map(|number| TopicPartition::new(topic.clone(), number)));
     }
     partitions
 }
 
-/// Makes the first rows of topics that have none yet, where `kafka.start_at` says.
+/// Makes the first rows of topics that have none yet, where `kafka.start_at` says. But a topic that a pattern has come to
+/// match starts at its oldest record once the pipeline has any row: it may have appeared while nobody looked, and what
+/// was in it by then must not be lost. That it was there all the time, and only the pattern is new, can't be told apart.
 pub fn first_rows(
     config: &Config,
     source: &mut dyn Source,
     ledger: &mut dyn Ledger,
     outages: (&Outage, &Outage),
     patience: &mut Patience<'_>,
-    topics: &[Arc<str>],
-) -> Result<(String, Topics), NotStarted> {
+) -> Result<Topics, NotStarted> {
     let (database, kafka) = outages;
     loop {
-        let (cluster_id, states) = patience.kafka(kafka, config.schema.grace, || describe(&mut *source, topics))?;
-        let mut resolve = |new: &[Arc<str>]| {
+        let (cluster_id, states) = patience.kafka(kafka, config.schema.grace, || describe(config, &mut *source))?;
+        let topics: Vec<Arc<str>> = states.keys().cloned().collect();
+        let mut resolve = |new: &[Arc<str>], pipeline| {
             let mut starts = Vec::new();
             for topic in new {
                 let Some(state) = states.get(topic) else { continue };
                 let all: Vec<_> =
                     (0..state.partitions).map(|number| TopicPartition::new(topic.clone(), number)).collect();
                 let identity = LogIdentity { cluster_id: Some(cluster_id.clone()), topic_id: state.topic_id };
-                for (partition, next) in source.start_offsets(&all, config.kafka.start_at)? {
+                let start_at = match pipeline {
+                    Pipeline::Known if config.topics.is_by_pattern(topic) => StartAt::Earliest,
+                    _ => config.kafka.start_at,
+                };
+                for (partition, next) in source.start_offsets(&all, start_at)? {
                     starts.push(Start { partition, next, identity: identity.clone() });
                 }
             }
             Ok(starts)
         };
-        let started = patience.database(database, || match ledger.start(topics, &mut resolve) {
+        let started = patience.database(database, || match ledger.start(&topics, &mut resolve) {
             Ok(()) => Ok(None),
             Err(StartFailure::Database(failure)) => Err(failure),
             Err(StartFailure::Resolve(stop)) => Ok(Some(stop)),
         })?;
         match started {
-            None => return Ok((cluster_id, states)),
+            None => return Ok(states),
             // The brokers went away in between.
             Some(stop) if stop.code == ExitCode::ServerAway => kafka.away(&stop)?,
             Some(stop) => return Err(stop.into()),

@@ -155,11 +155,14 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         shared.pipeline_lock = Some(PipelineLock::taken());
     }
     let shared = Arc::new(shared);
-    let topics: Vec<Arc<str>> = config.topics.iter().map(|topic| Arc::from(topic.name.as_str())).collect();
     let outages = (&shared.database, &kafka);
-    let (_, states) = startup::first_rows(config, &mut source, &mut ledger, outages, &mut patience, &topics)?;
+    let topics = startup::first_rows(config, &mut source, &mut ledger, outages, &mut patience)?;
+    if bounded && topics.is_empty() {
+        log::warn!("no topic matches patterns={:?}, nothing to do", config.topics.patterns().collect::<Vec<_>>());
+        return Ok(Ended::ReachedEnds);
+    }
     let ends = if bounded {
-        let partitions = startup::partitions(config, &states);
+        let partitions = startup::partitions(config, &topics);
         Some(patience.kafka(&kafka, config.schema.grace, || startup::ends(&mut source, &partitions))?)
     } else {
         None
@@ -202,6 +205,7 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         dispatches_max,
         claims,
         shared,
+        topics,
         ends,
         outage_max,
         shutdown: shutdown.clone(),

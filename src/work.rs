@@ -30,9 +30,6 @@ impl Tally {
     }
 }
 
-/// How each topic is read.
-pub type TopicSettings = BTreeMap<String, Settings>;
-
 /// What one transaction writes.
 #[derive(Debug)]
 pub struct Work<'a> {
@@ -45,14 +42,14 @@ pub struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Decodes every record of a batch, each by its topic's settings.
-    pub fn decode(batch: &'a Batch, topics: &TopicSettings) -> Self {
+    /// Decodes every record of a batch, each by the settings of its topic. Every topic in it must have some.
+    pub fn decode<'s>(batch: &'a Batch, settings_of: impl Fn(&str) -> Option<&'s Settings>) -> Self {
         let mut work = Work { batch, decoded: Decoded::default(), fates: Vec::with_capacity(batch.len()) };
         work.decoded.prices.reserve(batch.len());
         let by_interval: Vec<&Settings> = batch
             .intervals()
             .iter()
-            .map(|interval| topics.get(&*interval.partition.topic).expect("only configured topics are read"))
+            .map(|interval| settings_of(&interval.partition.topic).expect("only configured topics are read"))
             .collect();
         for record_idx in 0..batch.len() {
             let (interval_idx, record) = batch.record(record_idx);

@@ -6,7 +6,7 @@
 use crate::backoff::Backoff;
 use crate::batch::Batch;
 use crate::brake::Brake;
-use crate::config::{Config, Retry};
+use crate::config::{Config, Retry, Topics};
 use crate::delivery::{Discard, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
@@ -16,7 +16,7 @@ use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
 use crate::sink::{CommitFailure, Durable, Sink, Verdict, judge};
 use crate::stats::{InDoubt, Stats, add};
-use crate::work::{TopicSettings, Work};
+use crate::work::Work;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ pub struct Shared {
     /// Stops a flood of dead letters. Asked in the turn only.
     pub brake: Mutex<Brake>,
     /// How each topic is read.
-    pub topics: TopicSettings,
+    pub topics: Topics,
     /// How this process calls itself in the database.
     pub owner: String,
     /// How failures are retried.
@@ -58,14 +58,13 @@ pub struct Shared {
 impl Shared {
     /// What the configuration says, and nothing written yet.
     pub fn new(config: &Config, owner: String, database: Outage) -> Self {
-        let topics = config.topics.iter().map(|topic| (topic.name.clone(), topic.settings.clone())).collect();
         Shared {
             lane: Lane::new(),
             stats: Stats::default(),
             database,
             pipeline_lock: None,
             brake: Mutex::new(Brake::new(config.dead_letters.ratio_max)),
-            topics,
+            topics: config.topics.clone(),
             owner,
             retry: config.retry,
             hold_max: config.writers.hold_max,
@@ -132,7 +131,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn write(mut self, batch: &Batch) -> Result<Settlement, Stop> {
-        let mut work = Work::decode(batch, &self.shared.topics);
+        let mut work = Work::decode(batch, |topic| self.shared.topics.settings(topic));
         loop {
             if let Next::Settled(settlement) = self.transaction(&mut work)? {
                 return Ok(settlement);

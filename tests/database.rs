@@ -16,11 +16,11 @@ use stock_db_writer::exit::{ExitCode, Stop};
 use stock_db_writer::fault::{Failure, Fault};
 use stock_db_writer::heartbeat::{Doing, Heartbeat};
 use stock_db_writer::lane::Seq;
-use stock_db_writer::ledger::{Ledger, LogIdentity, Start, StartFailure};
+use stock_db_writer::ledger::{Ledger, LogIdentity, Pipeline, Start, StartFailure};
 use stock_db_writer::record::{NextOffset, Offset, TopicPartition};
 use stock_db_writer::row::Origin;
 use stock_db_writer::sink::{CommitFailure, Sink, Verdict, judge};
-use stock_db_writer::work::{TopicSettings, Work};
+use stock_db_writer::work::Work;
 
 const PRICE: &str = r#"{"symbol":"AAPL","price":1.50,"volume":120,"timestamp":"2024-01-02T15:04:05.123456Z","fetch_timestamp":1704207846}"#;
 
@@ -100,9 +100,7 @@ impl Fixture {
     }
 
     fn work<'a>(&self, batch: &'a Batch) -> Work<'a> {
-        let settings: TopicSettings =
-            self.config.topics.iter().map(|topic| (topic.name.clone(), topic.settings.clone())).collect();
-        Work::decode(batch, &settings)
+        Work::decode(batch, |topic| self.config.topics.settings(topic))
     }
 }
 
@@ -549,7 +547,7 @@ fn two_that_start_at_once_make_one_set_of_rows() {
         for next in [100, 200] {
             let (database, resolved) = (&fixture.database, &resolved);
             scope.spawn(move || {
-                let mut resolve = |topics: &[Arc<str>]| {
+                let mut resolve = |topics: &[Arc<str>], _| {
                     resolved.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(200));
                     let numbered = topics.iter().flat_map(|topic| (0..3).map(move |number| start(topic, number)));
@@ -570,11 +568,27 @@ fn a_start_that_cannot_be_resolved_leaves_nothing_behind() {
     let mut fixture = Fixture::new();
     let mut ledger = fixture.database.ledger();
     let topics = ["a".into()];
-    let failed = ledger.start(&topics, &mut |_| Err(Stop::new(ExitCode::ServerAway, "kafka is away")));
+    let failed = ledger.start(&topics, &mut |_, _| Err(Stop::new(ExitCode::ServerAway, "kafka is away")));
     assert!(matches!(failed, Err(StartFailure::Resolve(_))));
-    ledger.start(&topics, &mut |_| Ok(vec![start("a", 0)])).expect("the lock was given back");
+    ledger.start(&topics, &mut |_, _| Ok(vec![start("a", 0)])).expect("the lock was given back");
     assert_eq!(fixture.number("SELECT count(*) FROM @.writer_offsets"), 1);
-    ledger.start(&topics, &mut |_| panic!("nobody asks again")).expect("it is all there");
+    ledger.start(&topics, &mut |_, _| panic!("nobody asks again")).expect("it is all there");
+}
+
+#[test]
+fn a_start_knows_whether_the_pipeline_has_rows_of_other_topics() {
+    let fixture = Fixture::new();
+    let mut ledger = fixture.database.ledger();
+    for (topics, known) in [(&["a"][..], Pipeline::New), (&["a", "b"], Pipeline::Known), (&["c"], Pipeline::Known)] {
+        let topics: Vec<Arc<str>> = topics.iter().map(|topic| Arc::from(*topic)).collect();
+        let mut asked = None;
+        let mut resolve = |new: &[Arc<str>], pipeline| {
+            asked = Some((new.to_vec(), pipeline));
+            Ok(new.iter().map(|topic| start(topic, 0)).collect())
+        };
+        ledger.start(&topics, &mut resolve).expect("the rows are made");
+        assert_eq!(asked, Some((topics[topics.len() - 1..].to_vec(), known)));
+    }
 }
 
 #[test]

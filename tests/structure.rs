@@ -122,6 +122,7 @@ const DOORS: &[(&str, &str)] = &[
     ("env_logger", "logger"),
     ("indicatif", "progress"),
     ("unicode_width", "explain/text"),
+    ("regex", "config/topics"),
     ("toml", "config"),
 ];
 

@@ -8,7 +8,7 @@ use fuzz::decode::decode;
 use fuzz::decode::settings::{Settings, Target};
 use fuzz::record::{NextOffset, Offset, Record, TopicPartition, Value};
 use fuzz::row::{DeadLetter, Decoded, Fate, MetricRow, Micros, Origin, PriceRow};
-use fuzz::work::{TopicSettings, Work};
+use fuzz::work::Work;
 use libfuzzer_sys::fuzz_target;
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -117,8 +117,7 @@ fn check_letter(letter: &DeadLetter) {
 /// The writer's way to PostgreSQL has the same rows, and its bytes don't outgrow the message.
 fn check_encoding(record: &Record<'_>, settings: &Settings, decoded: &Decoded<'_>) {
     let batch = batch_of(record);
-    let topics = TopicSettings::from([(TOPIC.to_owned(), settings.clone())]);
-    let work = Work::decode(&batch, &topics);
+    let work = Work::decode(&batch, |_| Some(settings));
     let Decoded { prices, metrics, dead_letters } = &work.decoded;
     assert_eq!(prices.len(), decoded.prices.len());
     assert_eq!(metrics.len(), decoded.metrics.len());

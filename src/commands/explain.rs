@@ -113,17 +113,17 @@ pub fn run(config: &Config, request: &Request) -> Result<(), Stop> {
     }
 }
 
-/// The settings that a topic's messages are read by; without a name, the first topic and its settings.
+/// The settings that a topic's messages are read by; without a name, the first table's, and what it calls its topic.
 fn settings_of<'c>(config: &'c Config, topic: Option<&'c str>) -> Result<(&'c str, &'c Settings), Stop> {
-    let found = match topic {
-        None => config.topics.first(),
-        Some(name) => config.topics.iter().find(|topic| topic.name == name),
+    let Some(topic) = topic else {
+        let first = config.topics.iter().next().expect("there is a table, if only the default one");
+        return Ok((first.selector.as_str(), &first.settings));
     };
-    found.map(|topic| (topic.name.as_str(), &topic.settings)).ok_or_else(|| {
-        let known: Vec<&str> = config.topics.iter().map(|topic| topic.name.as_str()).collect();
+    config.topics.settings(topic).map(|settings| (topic, settings)).ok_or_else(|| {
+        let known: Vec<&str> = config.topics.iter().map(|table| table.selector.as_str()).collect();
         let what =
             format!("is in no [[topics]] table, only {}; add it there, or name one by --topic", known.join(", "));
-        Stop::new(ExitCode::Config, format!("topic {:?} {what}", topic.unwrap_or_default()))
+        Stop::new(ExitCode::Config, format!("topic {topic:?} {what}"))
     })
 }
 
@@ -232,6 +232,10 @@ fn explain_envelope(
 
 fn explain_newest(config: &Config, request: &Request, n: usize, report: &mut Report) -> Result<u64, Halt> {
     let (topic, settings) = settings_of(config, request.topic.as_deref())?;
+    if request.topic.is_none() && config.topics.names().all(|name| name != topic) {
+        let what = format!("the first [[topics]] table has the pattern {topic:?}; say by --topic which topic is meant");
+        return Err(Stop::new(ExitCode::Usage, what).into());
+    }
     let topic: Arc<str> = topic.into();
     let shutdown = Shutdown::new();
     let away_max = startup::outage_max(config, true);

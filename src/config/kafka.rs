@@ -45,6 +45,24 @@ pub enum AssignmentMode {
     Partitions(Vec<i32>),
 }
 
+impl AssignmentMode {
+    /// The partitions that are read of a topic that has so many, as far as it is decided here.
+    pub fn read(&self, partitions: i32) -> Vec<i32> {
+        match self {
+            AssignmentMode::Partitions(listed) => listed.iter().copied().filter(|n| *n < partitions).collect(),
+            AssignmentMode::Group | AssignmentMode::All => (0..partitions).collect(),
+        }
+    }
+
+    /// The partitions that are listed and that a topic which has so many lacks.
+    pub fn lacking(&self, partitions: i32) -> Vec<i32> {
+        match self {
+            AssignmentMode::Partitions(listed) => listed.iter().copied().filter(|n| *n >= partitions).collect(),
+            AssignmentMode::Group | AssignmentMode::All => Vec::new(),
+        }
+    }
+}
+
 /// `kafka.group_protocol`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupProtocol {

@@ -85,6 +85,11 @@ fn only_error(text: &str) -> String {
     }
 }
 
+fn targets(config: &Config) -> Vec<(&str, Target)> {
+    let target = |name| config.topics.settings(name).expect("a name has settings").target;
+    config.topics.names().map(|name| (name, target(name))).collect()
+}
+
 fn shipped() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("writer.toml")).expect("writer.toml is shipped")
 }
@@ -101,9 +106,8 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.kafka.start_at, StartAt::Earliest);
     assert_eq!(config.kafka.isolation, Isolation::ReadCommitted);
     assert_eq!(config.kafka.session_timeout, Duration::from_secs(45));
+    assert_eq!(targets(&config), [("stock_prices", Target::Prices), ("stock_metrics", Target::Metrics)]);
     assert_eq!((config.kafka.tls, config.kafka.sasl, config.kafka.instance_id), (None, None, None));
-    let topics: Vec<_> = config.topics.iter().map(|topic| (topic.name.as_str(), topic.settings.target)).collect();
-    assert_eq!(topics, [("stock_prices", Target::Prices), ("stock_metrics", Target::Metrics)]);
     assert_eq!((config.database.url, config.database.host, config.database.port), (None, None, None));
     assert_eq!(config.database.tls, DatabaseTls::Auto);
     assert_eq!(config.database.prices.to_string(), "public.stock_prices");
@@ -191,11 +195,11 @@ fn topics_have_numbers_outside_the_file() {
         ("STOCK_DB_WRITER__TOPICS__1__NAME", "windows"),
         ("STOCK_DB_WRITER__TOPICS__1__TARGET", "metrics"),
     ]);
-    let topics: Vec<_> = given.config().topics.into_iter().map(|topic| (topic.name, topic.settings.target)).collect();
-    assert_eq!(topics, [("ticks".to_owned(), Target::Prices), ("windows".to_owned(), Target::Metrics)]);
+    assert_eq!(targets(&given.config()), [("ticks", Target::Prices), ("windows", Target::Metrics)]);
 
     let given = Given { file: "[[topics]]\nname = \"a\"", set: &["topics.0.timezone=Europe/Paris"], environment: &[] };
-    assert_eq!(given.config().topics[0].settings.timezone, chrono_tz::Tz::Europe__Paris);
+    let timezone = given.config().topics.settings("a").expect("it is named").timezone;
+    assert_eq!(timezone, chrono_tz::Tz::Europe__Paris);
     assert_eq!(
         set(&["topics.0.name=a", "topics.2.name=b"]).errors(),
         ["--set: topics.2.name: topics are numbered from 0 without a gap, the next one is 1"]
@@ -302,7 +306,10 @@ fn a_value_of_another_type_is_an_error() {
 
 #[test]
 fn a_topic_needs_a_name_of_its_own() {
-    assert_eq!(only_error("[[topics]]\ntarget = \"metrics\""), "writer.toml:2: topics.0.name: must be set");
+    assert_eq!(
+        only_error("[[topics]]\ntarget = \"metrics\""),
+        "writer.toml:2: topics.0.name: must be set, or topics.0.pattern instead"
+    );
     assert_eq!(only_error("[[topics]]\n"), "writer.toml:1: topics.0: is empty");
     assert!(only_error("[[topics]]\nname = \"\"").ends_with("topics.0.name: must not be empty"));
     assert!(only_error("[[topics]]\nname = \"a b\"").starts_with("writer.toml:2: topics.0.name: must be 1 to 249"));
@@ -311,10 +318,69 @@ fn a_topic_needs_a_name_of_its_own() {
 }
 
 #[test]
+fn a_topic_has_a_name_or_a_pattern() {
+    assert_eq!(
+        only_error("[[topics]]\nname = \"a\"\npattern = \"^a$\""),
+        "writer.toml:3: topics.0.pattern: a topic has a name or a pattern, not both"
+    );
+    for none in ["pattern = \"\"", "name = \"\"\npattern = \"\""] {
+        assert_eq!(
+            only_error(&format!("[[topics]]\n{none}")),
+            "writer.toml:2: topics.0.name: must be set, or topics.0.pattern instead"
+        );
+    }
+    // Empty is none: so that a flag can turn one into the other.
+    let named = Given { file: "[[topics]]\nname = \"a\"\npattern = \"\"", ..Given::default() };
+    assert_eq!(named.config().topics.names().collect::<Vec<_>>(), ["a"]);
+    let turned = Given { set: &["topics.0.name=", "topics.0.pattern=^b"], ..named }.config();
+    assert_eq!((turned.topics.names().count(), turned.topics.is_by_pattern("bc")), (0, true));
+}
+
+#[test]
+fn a_pattern_is_a_regular_expression_of_its_own() {
+    for (pattern, cause) in [("a(", "unclosed group"), ("[z-a]", "invalid character class range"), ("*", "repetition")]
+    {
+        let error = only_error(&format!("[[topics]]\npattern = '{pattern}'"));
+        assert!(error.starts_with("writer.toml:2: topics.0.pattern: is no regular expression: "), "{error}");
+        assert!(error.contains(cause) && error.ends_with(&format!(": {pattern:?}")), "{error}");
+    }
+    assert!(only_error("[[topics]]\npattern = 7").contains("topics.0.pattern: must be a string"));
+    let twice = "[[topics]]\npattern = \"^a\"\n[[topics]]\npattern = \"^a\"";
+    assert_eq!(only_error(twice), "writer.toml:4: topics.1.pattern: \"^a\" is listed twice");
+}
+
+#[test]
+fn a_topic_is_read_by_its_name_else_by_the_first_pattern_that_matches() {
+    let text = "[[topics]]\npattern = '_1m_data$'\nprice_min = 1\n\
+                [[topics]]\npattern = '(?i)^aapl\\w+\\d'\nprice_min = 2\n\
+                [[topics]]\nname = 'aapl_1m_data'\nprice_min = 3\n[[topics]]\nname = '__mine'\nprice_min = 4";
+    let config = file(text).config();
+    let price_min = |topic: &str| config.topics.settings(topic).map(|settings| settings.price_min.to_string());
+    for (topic, expected) in [
+        // A pattern matches anywhere, unless it is anchored.
+        ("my.aapl_1m_data", Some("1")),
+        ("aapl_5m_1m_data", Some("1")),
+        ("AAPL_5", Some("2")),
+        ("aapl_1m_data", Some("3")),
+        ("aapl_1m_data2", Some("2")),
+        ("other", None),
+        // Kafka's own ones are read by name only.
+        ("__internal_1m_data", None),
+        ("__mine", Some("4")),
+    ] {
+        assert_eq!(price_min(topic).as_deref(), expected, "{topic}");
+    }
+    assert!(config.topics.is_by_pattern("AAPL_5") && !config.topics.is_by_pattern("aapl_1m_data"));
+    assert_eq!(config.topics.pattern("my.aapl_1m_data").map(Pattern::as_str), Some("_1m_data$"));
+    assert_eq!(config.topics.names().collect::<Vec<_>>(), ["aapl_1m_data", "__mine"]);
+}
+
+#[test]
 fn the_settings_of_a_topic_are_read() {
     let text = "[[topics]]\nname = \"t\"\ntarget = \"metrics\"\nformat = \"metrics\"\nprice_min = -0.50\n\
                 timezone = \"America/New_York\"";
-    let settings = &file(text).config().topics[0].settings;
+    let config = file(text).config();
+    let settings = config.topics.settings("t").expect("it is named");
     assert_eq!(settings.target, Target::Metrics);
     assert_eq!(settings.price_min.to_string(), "-0.50");
     assert_eq!(settings.timezone, chrono_tz::Tz::America__New_York);
@@ -344,8 +410,6 @@ fn what_this_version_does_not_build_is_refused_by_name() {
         ("[dead_letters]\ntopic = \"letters\"", "dead_letters.topic", "leave it empty"),
         ("[database.tables.prices]\nconflict = \"ignore\"", "database.tables.prices.conflict", "\"dead-letter\""),
         ("[database.tables.metrics]\nround = true", "database.tables.metrics.round", "only false"),
-        ("[[topics]]\npattern = \"^a$\"", "topics.0.pattern", "name them"),
-        ("[[topics]]\nname = \"a\"\npattern = \"\"", "topics.0.pattern", "name them"),
     ] {
         let error = only_error(text);
         let line = text.lines().count();

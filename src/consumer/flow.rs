@@ -316,9 +316,9 @@ impl Flow {
     }
 
     /// Asks where the pipeline stands; the answer comes into `progress`.
-    pub fn ask_progress(&mut self, topics: &[Arc<str>]) {
+    pub fn ask_progress(&mut self, topics: Vec<Arc<str>>) {
         if self.progress_open.is_none() {
-            self.progress_open = self.claims.ask(Question::NextOffsets(topics.to_vec()));
+            self.progress_open = self.claims.ask(Question::NextOffsets(topics));
         }
     }
 

@@ -34,6 +34,9 @@ impl Consumer<'_> {
             Some(Start { partition: partition.clone(), next: bounds.get(partition)?.start, identity })
         });
         let starts: Vec<Start> = starts.collect();
+        if starts.is_empty() {
+            return Ok(());
+        }
         locked(&self.flow).ask_for(rowless, Question::ClaimOrStart(starts));
         Ok(())
     }
@@ -104,8 +107,10 @@ impl Consumer<'_> {
     ) -> Result<(BTreeMap<TopicPartition, Bounds>, BTreeMap<Arc<str>, LogIdentity>), SourceFault> {
         let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
         let cluster_id = Some(self.source.cluster_id()?);
-        let states = self.source.topics(&topics.into_iter().collect::<Vec<_>>())?;
-        let bounds = self.source.bounds(partitions)?;
+        let states = self.describe(&topics)?;
+        // Those of a topic that is gone have none; the client would look for them for a while.
+        let there: Vec<_> = partitions.iter().filter(|p| states.contains_key(&p.topic)).cloned().collect();
+        let bounds = self.source.bounds(&there)?;
         self.cluster_id.clone_from(&cluster_id);
         let identity = |state: &TopicState| LogIdentity { cluster_id: cluster_id.clone(), topic_id: state.topic_id };
         let identities = states.iter().map(|(topic, state)| (topic.clone(), identity(state))).collect();

@@ -10,7 +10,7 @@ use super::session::Session;
 use super::sink::unreadable;
 use crate::batch::Epoch;
 use crate::fault::{Failure, Fault};
-use crate::ledger::{Claim, Ledger, LogIdentity, Resolve, Standing, Start, StartFailure};
+use crate::ledger::{Claim, Ledger, LogIdentity, Pipeline, Resolve, Standing, Start, StartFailure};
 use crate::record::{NextOffset, TopicPartition};
 use postgres::{Client, Row};
 use sha2::{Digest, Sha256};
@@ -115,22 +115,22 @@ impl PostgresLedger {
     fn start_locked(&mut self, topics: &[Arc<str>], resolve: &mut Resolve<'_>) -> Result<(), StartFailure> {
         const DOING: &str = "making the first offset rows";
         let (key, idle_max) = (self.lock_key("start"), RESOLVE_MAX.as_millis());
-        let asked: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
         let pipeline = self.pipeline.clone();
-        let known = format!("SELECT DISTINCT topic FROM {} WHERE pipeline = $1 AND topic = ANY($2)", self.offsets);
+        let known = format!("SELECT DISTINCT topic FROM {} WHERE pipeline = $1", self.offsets);
         let known = self.call(DOING, |client| {
             client.batch_execute(&format!(
                 "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {idle_max}"
             ))?;
             client.execute("SELECT pg_advisory_xact_lock($1)", &[&key])?;
-            let rows = client.query(&known, &[&pipeline, &asked])?;
+            let rows = client.query(&known, &[&pipeline])?;
             rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()
         });
         let known = known.map_err(StartFailure::Database)?;
         let is_new = |topic: &&Arc<str>| !known.iter().any(|known| **known == ***topic);
         let new: Vec<Arc<str>> = topics.iter().filter(is_new).cloned().collect();
         if !new.is_empty() {
-            let starts = resolve(&new).map_err(StartFailure::Resolve)?;
+            let met_by = if known.is_empty() { Pipeline::New } else { Pipeline::Known };
+            let starts = resolve(&new, met_by).map_err(StartFailure::Resolve)?;
             let starts = Columns::new(&starts);
             // A partition that another process has claimed meanwhile keeps its row.
             let insert = format!("{} ON CONFLICT (pipeline, topic, partition) DO NOTHING", self.insert(0));

@@ -3,6 +3,7 @@
 use super::*;
 use crate::delivery::Committable;
 use crate::source::{OnRecord, StartAt, TopicState};
+use std::collections::BTreeSet;
 
 /// A log's entries from its start on: the time of a record, or nothing where there is none.
 type Log = Vec<Option<i64>>;
@@ -146,6 +147,14 @@ impl Source for Cluster {
 
     fn partitions_added(&mut self, _: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
         panic!("partitions are those of the start")
+    }
+
+    fn resubscribe(&mut self, _: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
+        panic!("the topic is that of the start")
+    }
+
+    fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault> {
+        panic!("the topic is known")
     }
 
     fn cluster_id(&mut self) -> Result<String, SourceFault> {

@@ -2,32 +2,34 @@
 //!
 //! The runtime lives and ends in here. krafka has silent traps, each coded around where it bites: a position past the
 //! log's end is rewound (the consumer checks bounds before it resumes), a topic created again is read on (it compares
-//! topic ids), added partitions are not seen in a classic group (`partitions_added`), an outage looks like no records
-//! and fetching sleeps on after it (`watch_outage`), and `poll` may outlive its timeout (`within`).
+//! topic ids), added partitions are not seen in a classic group (`partitions_added`), a changed subscription can be lost
+//! on its way to the group (`membership`), an outage looks like no records and fetching sleeps on after it
+//! (`watch_outage`), and `poll` may outlive its timeout (`within`).
 
 mod listener;
+mod membership;
 mod outage;
 mod wire;
 
 use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
 use crate::batch::Incoming;
-use crate::config::{AssignmentMode, GroupProtocol, Isolation, Kafka as KafkaConfig};
+use crate::config::{AssignmentMode, Isolation, Kafka as KafkaConfig};
 use crate::delivery::Committable;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use krafka::admin::{
-    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeFeaturesOptions, DescribeTopicsOptions,
-    ListConsumerGroupOffsetsOptions, ListOffsetsOptions, OffsetSpec,
+    AdminClient, AlterConsumerGroupOffsetsOptions, DescribeTopicsOptions, ListConsumerGroupOffsetsOptions,
+    ListOffsetsOptions, ListTopicsOptions, OffsetSpec,
 };
 use krafka::consumer::{
     AutoOffsetReset, Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, IsolationLevel, OffsetAndMetadata,
-    PartitionAssignmentStrategy,
 };
 use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, Kafka};
 use listener::Listener;
+use membership::Unconfirmed;
 use outage::PROBE_INTERVAL;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use wire::{SLACK, fault, ours, security, wire, within};
@@ -36,6 +38,8 @@ use wire::{SLACK, fault, ours, security, wire, within};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// One look at the topics, at most: taken before every batch is sent, so it must not hold up the consumer for long.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The names of all topics, at most: they can be many.
+const NAMES_TIMEOUT: Duration = Duration::from_secs(3);
 /// One connection attempt, at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits are only information: a hung broker must not hold up the consumer for long.
@@ -62,6 +66,10 @@ pub struct KrafkaSource {
     assignment: Option<Arc<dyn Assignment>>,
     protocol: Option<WireProtocol>,
     subscribed: Vec<Arc<str>>,
+    // A change of what is subscribed to that the group may not know of.
+    unconfirmed: Option<Unconfirmed>,
+    // Since when a change waits for a member that may be joining.
+    joining_since: Option<Instant>,
     // Partition counts that the current assignment was made with.
     counts: BTreeMap<Arc<str>, i32>,
     paused: BTreeSet<TopicPartition>,
@@ -102,6 +110,8 @@ impl KrafkaSource {
             assignment: None,
             protocol: None,
             subscribed: Vec::new(),
+            unconfirmed: None,
+            joining_since: None,
             counts: BTreeMap::new(),
             paused: BTreeSet::new(),
             sought: BTreeSet::new(),
@@ -110,37 +120,6 @@ impl KrafkaSource {
             away_since: None,
             poll_cut: POLL_CUT_MIN,
             complaint: None,
-        })
-    }
-
-    /// Asked once: what was joined with is what counts.
-    fn group_protocol(&mut self) -> Result<WireProtocol, SourceFault> {
-        let protocol = match self.protocol {
-            Some(protocol) => protocol,
-            None => self.choose_group_protocol()?,
-        };
-        self.protocol = Some(protocol);
-        Ok(protocol)
-    }
-
-    fn choose_group_protocol(&self) -> Result<WireProtocol, SourceFault> {
-        Ok(match (self.config.group_protocol, &self.config.instance_id) {
-            (GroupProtocol::Classic, _) => WireProtocol::Classic,
-            (GroupProtocol::Consumer, _) => WireProtocol::Consumer,
-            // Only a classic group gives a restarted static member its partitions back at once.
-            (GroupProtocol::Auto, Some(_)) => WireProtocol::Classic,
-            (GroupProtocol::Auto, None) => {
-                let options = DescribeFeaturesOptions::default().timeout(REQUEST_TIMEOUT);
-                let features = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_features(options)));
-                let features = match features {
-                    Ok(features) => features.finalized,
-                    // Brokers too old to answer are too old for the new protocol.
-                    Err(SourceFault::Config(_)) => return Ok(WireProtocol::Classic),
-                    Err(other) => return Err(other),
-                };
-                let is_offered = features.iter().any(|f| f.name == "group.version" && f.max_version_level >= 1);
-                if is_offered { WireProtocol::Consumer } else { WireProtocol::Classic }
-            }
         })
     }
 
@@ -160,47 +139,14 @@ impl KrafkaSource {
             .metrics_push(false)
     }
 
-    fn join_group(&mut self, topics: &[Arc<str>], assignment: Arc<dyn Assignment>) -> Result<(), SourceFault> {
-        let protocol = self.group_protocol()?;
-        let this = Arc::new(OnceLock::new());
-        let mut builder = self
-            .tuned(self.kafka.consumer(self.config.group.as_str()))
-            .group_protocol(protocol)
-            // Cooperative rebalances made needless losses; range made none.
-            .partition_assignment_strategy(PartitionAssignmentStrategy::Range)
-            .session_timeout(self.config.session_timeout)
-            .heartbeat_interval(self.config.session_timeout / 15)
-            .max_poll_interval(Duration::from_secs(300))
-            .rebalance_listener(Listener { assignment: assignment.clone(), consumer: this.clone() });
-        if let Some(instance_id) = &self.config.instance_id {
-            builder = builder.group_instance_id(instance_id.as_str());
-        }
-        let consumer = Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?);
-        let known = this.set(Arc::downgrade(&consumer));
-        assert!(known.is_ok(), "the listener's consumer is set once");
-        self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.subscribe(topics)))?;
-        log::info!("joining group={:?} protocol={protocol:?} topics={topics:?}", self.config.group);
-        self.consumer = Some(consumer);
-        Ok(())
-    }
-
     /// Assigns what the configuration names and is not assigned yet.
     fn assign(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
         let (Some(consumer), Some(assignment)) = (self.consumer.clone(), self.assignment.clone()) else {
             return Ok(());
         };
-        let listener = Listener::of(assignment, &consumer);
-        for (topic, state) in counts {
-            let mine: Vec<i32> = match &self.config.assignment {
-                AssignmentMode::Partitions(listed) => listed.clone(),
-                _ => (0..state.partitions).collect(),
-            };
-            if let Some(missing) = mine.iter().find(|number| **number >= state.partitions) {
-                return Err(SourceFault::Config(format!(
-                    "kafka.assignment names partition {missing}, but topic {topic:?} has {} partitions",
-                    state.partitions
-                )));
-            }
+        let mut taken = Vec::new();
+        let assigned = counts.iter().try_for_each(|(topic, state)| {
+            let mine = self.config.assignment.read(state.partitions);
             let new: Vec<TopicPartition> = mine
                 .iter()
                 .map(|number| TopicPartition::new(topic.clone(), *number))
@@ -208,10 +154,27 @@ impl KrafkaSource {
                 .collect();
             if !new.is_empty() {
                 self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, mine)))?;
-                // At once: a partition without a position would keep every poll from reading.
-                self.runtime.block_on(listener.take_over(&new));
-                self.sought.extend(new);
+                taken.extend(new);
             }
+            Ok(())
+        });
+        // At once, whatever came of the others: a partition without a position would keep every poll from reading.
+        if !taken.is_empty() {
+            self.runtime.block_on(Listener::of(assignment, &consumer).take_over(&taken));
+            self.sought.extend(taken);
+        }
+        assigned
+    }
+
+    /// Gives up all partitions of a topic.
+    fn unassign(&mut self, topic: &Arc<str>) -> Result<(), SourceFault> {
+        let (consumer, Some(assignment)) = (self.consumer()?, self.assignment.clone()) else { return Ok(()) };
+        let partitions: Vec<TopicPartition> = self.sought.iter().filter(|p| p.topic == *topic).cloned().collect();
+        assignment.revoked(&partitions);
+        self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, Vec::new())))?;
+        for partition in &partitions {
+            self.sought.remove(partition);
+            self.paused.remove(partition);
         }
         Ok(())
     }
@@ -265,7 +228,20 @@ impl Source for KrafkaSource {
         self.cluster_within(REQUEST_TIMEOUT)
     }
 
+    fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault> {
+        // Renews the client's own picture of all topics, too, so that it can follow to the new ones at once.
+        let options = ListTopicsOptions::default().timeout(NAMES_TIMEOUT);
+        let listed = self.runtime.block_on(within(NAMES_TIMEOUT, self.admin.list_topics(options)));
+        if let Err(SourceFault::Away(message)) = &listed {
+            self.note_away(message);
+        }
+        Ok(listed?.into_iter().map(Arc::from).collect())
+    }
+
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault> {
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let options = DescribeTopicsOptions::default().timeout(DESCRIBE_TIMEOUT);
         let names: BTreeMap<&str, &Arc<str>> = names.iter().map(|name| (&**name, name)).collect();
         let described =
@@ -292,6 +268,9 @@ impl Source for KrafkaSource {
     }
 
     fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault> {
+        if partitions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
         let starts = self.offsets(partitions, OffsetSpec::Earliest, false)?;
         let ends = self.offsets(partitions, OffsetSpec::Latest, false)?;
         let stable = match self.config.isolation {
@@ -359,13 +338,30 @@ impl Source for KrafkaSource {
         self.subscribed = topics.to_vec();
         self.assignment = Some(assignment.clone());
         if self.config.assignment == AssignmentMode::Group {
-            self.join_group(topics, assignment)?;
+            self.join_group(&counts, assignment)?;
         } else {
             let builder = self.tuned(self.kafka.consumer_without_group());
             self.consumer = Some(Arc::new(self.runtime.block_on(within(REQUEST_TIMEOUT, builder.build()))?));
+            // An earlier attempt may have come half the way, with another consumer.
+            self.sought.clear();
             self.assign(&counts)?;
         }
         self.counts = counts.into_iter().map(|(topic, state)| (topic, state.partitions)).collect();
+        Ok(())
+    }
+
+    fn resubscribe(&mut self, states: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
+        if self.config.assignment == AssignmentMode::Group {
+            self.tell_group(&states.keys().cloned().collect::<Vec<_>>())?;
+        } else {
+            let gone = self.subscribed.iter().filter(|topic| !states.contains_key(*topic));
+            for topic in gone.cloned().collect::<Vec<_>>() {
+                self.unassign(&topic)?;
+            }
+            self.assign(states)?;
+        }
+        self.subscribed = states.keys().cloned().collect();
+        self.counts = states.iter().map(|(topic, state)| (topic.clone(), state.partitions)).collect();
         Ok(())
     }
 
@@ -380,7 +376,7 @@ impl Source for KrafkaSource {
             self.assign(counts)?;
         } else {
             let consumer = self.consumer()?;
-            for topic in &self.subscribed {
+            for topic in self.subscribed.iter().filter(|topic| counts.contains_key(*topic)) {
                 // The client answers from its cache for a while; subscribing again before it knows is in vain.
                 let known =
                     self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.fetch_metadata(Some(topic.as_ref()))))?;
@@ -415,6 +411,7 @@ impl Source for KrafkaSource {
         };
         self.poll_cut = self.poll_cut.clamp(POLL_CUT_MIN, POLL_CUT_MAX);
         self.watch_outage(polled.is_err());
+        self.confirm_subscription();
         let records = match polled {
             Err(_) | Ok(Err(KrafkaError::Wakeup)) => return Ok(Vec::new()),
             Ok(Err(KrafkaError::NoOffset { partitions, .. })) => {

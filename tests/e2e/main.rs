@@ -13,6 +13,7 @@ mod kill;
 mod locks;
 mod memory;
 mod outages;
+mod patterns;
 mod positions;
 mod selfcheck;
 mod shapes;

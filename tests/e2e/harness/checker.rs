@@ -115,11 +115,17 @@ impl Stage {
     /// Every number sent is one row, and nothing else is.
     #[track_caller]
     pub fn assert_exactly_once(&self) {
+        self.assert_exactly_once_from(&[&self.topic]);
+    }
+
+    /// The same where the numbers were sent to these topics.
+    #[track_caller]
+    pub fn assert_exactly_once_from(&self, topics: &[&str]) {
         assert_eq!(self.findings(), Findings::default(), "rows against {:?}", self.sent());
         assert_eq!(self.rows(), self.sent().count(), "rows against numbers sent");
-        self.assert_counters(&self.topic);
-        let standings = self.standings(&self.topic);
-        let rows: i64 = standings.values().map(|standing| standing.rows_total).sum();
+        topics.iter().for_each(|topic| self.assert_counters(topic));
+        let standings: Vec<Standing> = topics.iter().flat_map(|topic| self.standings(topic).into_values()).collect();
+        let rows: i64 = standings.iter().map(|standing| standing.rows_total).sum();
         assert_eq!(rows, self.sent().count(), "rows_total of {standings:?}");
     }
 

@@ -67,6 +67,12 @@ impl Stage {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(topic.to_owned());
     }
 
+    /// Deletes a topic of this test before its end.
+    pub fn delete_topic(&self, topic: &str) {
+        broker::delete_topic(topic);
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known != topic);
+    }
+
     /// A command line whose settings lead to this stage.
     pub fn invocation(&self) -> Invocation {
         let schema = &self.name;
