@@ -3,7 +3,6 @@
 use serde_json::Value as Json;
 use stock_db_writer::decimal::Decimal;
 use stock_db_writer::decode::settings::{Settings, Target};
-use stock_db_writer::record::{Offset, Record, Value};
 
 /// A message, how it is read, and what it becomes.
 pub struct Case {
@@ -18,18 +17,6 @@ pub struct Case {
 }
 
 impl Case {
-    /// The message as a record.
-    pub fn record(&self) -> Record<'_> {
-        Record {
-            topic: &self.topic,
-            partition: 0,
-            offset: Offset(0),
-            timestamp_ms: Some(self.timestamp_ms),
-            key: self.key.as_ref().map(String::as_bytes),
-            value: Value::Bytes(self.value.as_bytes()),
-        }
-    }
-
     /// How many rows it becomes.
     pub fn n_rows(&self) -> usize {
         ["prices", "metrics"].iter().map(|table| self.expect[table].as_array().map_or(0, Vec::len)).sum()
