@@ -20,4 +20,5 @@ pub use program::*;
 
 pub mod choices;
 pub mod grammar;
+pub mod mutation;
 pub mod quote;

@@ -6,10 +6,11 @@ use fuzz::binary;
 use fuzz::choices::{Choices, N_CHOICES};
 use fuzz::decode::decode;
 use fuzz::decode::settings::{Settings, Target};
+use fuzz::mutation::{Random, mutated};
 use fuzz::record::{NextOffset, Offset, Record, TopicPartition, Value};
 use fuzz::row::{DeadLetter, Decoded, Fate, MetricRow, Micros, Origin, PriceRow};
 use fuzz::work::Work;
-use libfuzzer_sys::fuzz_target;
+use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,30 @@ fuzz_target!(|input: &[u8]| {
     for letter in &decoded.dead_letters {
         assert!(!letter.reason.contains(MARKER), "a value in a reason: {}", letter.reason);
     }
+});
+
+// Half of all changes are to the message as JSON, a few are to the settings, all others are libFuzzer's own.
+fuzz_mutator!(|input: &mut [u8], size: usize, size_max: usize, seed: u32| {
+    let mut random = Random::new(seed);
+    let changes = random.below(16);
+    if changes < 8
+        && let Some((_, message)) = input[..size].split_first_chunk::<N_CHOICES>()
+        && let Ok(message) = std::str::from_utf8(message)
+    {
+        let mut changed = mutated(message, &mut random);
+        for _ in 0..random.below(3) {
+            changed = mutated(&changed, &mut random);
+        }
+        if N_CHOICES + changed.len() <= size_max {
+            input[N_CHOICES..N_CHOICES + changed.len()].copy_from_slice(changed.as_bytes());
+            return N_CHOICES + changed.len();
+        }
+    }
+    if changes == 8 && size > N_CHOICES {
+        input[random.below(N_CHOICES)] = random.below(256) as u8;
+        return size;
+    }
+    fuzzer_mutate(input, size, size_max)
 });
 
 fn check(fate: Fate, decoded: &Decoded<'_>, settings: &Settings, message_bytes: usize) {

@@ -118,7 +118,7 @@ fn time_series<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) -
     let series_of = Series {
         element,
         path: &path,
-        symbol: &|| meta.find_not_null(&meta_path, 0),
+        symbol: &|| meta.shared_not_null(&meta_path, 0),
         clock: clock(element, meta.find(&meta_path, 1)),
     };
     let entries = Entries::read(series);
@@ -158,7 +158,7 @@ impl<'t> Series<'_, 't> {
             price: fields.need(&path, 0),
             volume: fields.find(&path, 1),
             time: Ok(Some(Found { place, scalar: Scalar::Text(Cow::Borrowed(&entry.key)) })),
-            fetch_time: self.element.first(Words::FETCH_TIME),
+            fetch_time: self.element.shared(Words::FETCH_TIME),
             clock: self.clock.clone()?,
         };
         price_row(self.element, parts, origin)

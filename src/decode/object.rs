@@ -3,7 +3,7 @@
 //! Values stay text until a profile asks for them; all others are only checked to be JSON. What is rare, a word that is
 //! there twice or a shape nobody knows, reads the object's text again.
 
-use super::element::{Finding, Found, Place};
+use super::element::{Finding, Found, Place, short_enough};
 use super::key::Key;
 use super::path::{Path, Shown};
 use super::refusal::Refusal;
@@ -26,14 +26,19 @@ pub(super) struct Object<'t> {
     // By place in the list of words; only those of `seen` are from this object.
     values: [&'t str; N_WORDS],
     seen: Words,
+    // There more than once, when it was read; then settled as one of these, if not as one value.
     repeated: Words,
+    twice: Words,
+    disagreeing: Words,
     is_empty: bool,
 }
 
 impl<'t> Object<'t> {
     /// To be filled by [`read`](Object::read), as often as there are objects.
     pub(super) fn new() -> Self {
-        Object { text: "", values: [""; N_WORDS], seen: Words::NONE, repeated: Words::NONE, is_empty: true }
+        let none = Words::NONE;
+        let values = [""; N_WORDS];
+        Object { text: "", values, seen: none, repeated: none, twice: none, disagreeing: none, is_empty: true }
     }
 
     /// Reads the object that `text` begins with, and gives the number of its bytes.
@@ -51,6 +56,10 @@ impl<'t> Object<'t> {
         // The only way to ask serde_json for its position.
         let end = deserializer.into_iter::<IgnoredAny>().byte_offset();
         self.text = &text[..end];
+        (self.twice, self.disagreeing) = (Words::NONE, Words::NONE);
+        if !self.repeated.is_empty() {
+            self.settle();
+        }
         Ok(end)
     }
 
@@ -97,30 +106,41 @@ impl<'t> Object<'t> {
 
     /// The value of a word as it was sent, if there is just one.
     pub(super) fn sole_raw(&self, path: &Path<'_>, word: Word) -> Result<Option<&'t str>, Refusal> {
-        if !self.repeated.has(word.idx()) {
-            return Ok(self.raw(word));
-        }
-        self.sole_value(path, word.idx(), word.name()).map(Some)
+        self.unambiguous(Place { path, field: word.name() }, word.idx())?;
+        Ok(self.raw(word))
     }
 
-    /// The first of the words whose value is not missing, in the order of their list.
+    /// The first of the words whose value is not missing, in the order of their list; refused if it has more than
+    /// `bytes_max` bytes.
     #[inline]
     pub(super) fn first<'f>(
         &self,
         path: &'f Path<'f>,
         words: Words,
         is_missing: fn(&Scalar<'_>) -> bool,
+        bytes_max: usize,
     ) -> Finding<'f, 't> {
         for idx in self.seen.and(words).places() {
             let place = Place { path, field: super::word::name(idx) };
-            let value =
-                if self.repeated.has(idx) { self.sole_value(path, idx, place.field)? } else { self.values[idx] };
+            self.unambiguous(place, idx)?;
+            let value = self.values[idx];
+            short_enough(place, value, bytes_max)?;
             let scalar = Scalar::of(value).map_err(|what| place.refusal(Class::Encoding, what))?;
             if !is_missing(&scalar) {
                 return Ok(Some(Found { place, scalar }));
             }
         }
         Ok(None)
+    }
+
+    fn unambiguous(&self, place: Place<'_>, idx: usize) -> Result<(), Refusal> {
+        if self.twice.has(idx) {
+            return Err(place.refusal(Class::Ambiguous, "the key is there more than once"));
+        }
+        if self.disagreeing.has(idx) {
+            return Err(place.refusal(Class::Ambiguous, "is there in several spellings that disagree"));
+        }
+        Ok(())
     }
 
     /// For each list of names, how many of its keys are in it, without regard to case and underscores in long names.
@@ -143,29 +163,26 @@ impl<'t> Object<'t> {
         listed
     }
 
-    /// The value of a word that is there more than once: an error if by the very same key, or by keys that differ in
-    /// case or underscores only and disagree.
+    /// Words that are there more than once: ambiguous if by the very same key, or by keys that differ in case or
+    /// underscores only and disagree. Once for the object, because there can be many elements inside that ask.
     #[cold]
-    fn sole_value(&self, path: &Path<'_>, idx: usize, field: &str) -> Result<&'t str, Refusal> {
-        let mut entries = Entries { idx, found: Vec::new() };
-        // As above.
+    fn settle(&mut self) {
+        let mut entries = Repeated { words: self.repeated, found: Vec::new() };
+        // It has been read before, so it is a JSON object.
         let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut entries);
-        let mut found = entries.found;
-        found.sort_unstable();
-        if found.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(Refusal::of_field(path, field, Class::Ambiguous, "the key is there more than once"));
+        entries.found.sort_unstable();
+        for of_word in entries.found.chunk_by(|one, other| one.0 == other.0) {
+            let word = Word::at(of_word[0].0);
+            let mut values = of_word.iter().map(|(_, _, value)| *value).filter(|value| *value != "null");
+            let first = values.next().unwrap_or("null");
+            if of_word.windows(2).any(|pair| pair[0].1 == pair[1].1) {
+                self.twice = self.twice.with(Words::only(word));
+            } else if values.any(|value| value != first) {
+                self.disagreeing = self.disagreeing.with(Words::only(word));
+            } else {
+                self.values[word.idx()] = first;
+            }
         }
-        let mut values = found.iter().map(|(_, value)| *value).filter(|value| *value != "null");
-        let first = values.next().unwrap_or("null");
-        if values.any(|value| value != first) {
-            return Err(Refusal::of_field(
-                path,
-                field,
-                Class::Ambiguous,
-                "is there in several spellings that disagree",
-            ));
-        }
-        Ok(first)
     }
 }
 
@@ -279,13 +296,13 @@ impl Visitor<'_> for FastKey {
     }
 }
 
-/// Collects all keys and values of one word.
-struct Entries<'t> {
-    idx: usize,
-    found: Vec<(Cow<'t, str>, &'t str)>,
+/// Collects all keys and values of some words.
+struct Repeated<'t> {
+    words: Words,
+    found: Vec<(usize, Cow<'t, str>, &'t str)>,
 }
 
-impl<'t> Visitor<'t> for &mut Entries<'t> {
+impl<'t> Visitor<'t> for &mut Repeated<'t> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -295,8 +312,10 @@ impl<'t> Visitor<'t> for &mut Entries<'t> {
     fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             let value = map.next_value::<&'t RawValue>()?.get();
-            if Word::of(&key).is_some_and(|word| word.idx() == self.idx) {
-                self.found.push((key, value));
+            if let Some(word) = Word::of(&key)
+                && self.words.has(word.idx())
+            {
+                self.found.push((word.idx(), key, value));
             }
         }
         Ok(())

@@ -23,7 +23,7 @@ pub(super) fn resolve<'t>(element: &Element<'_, 't>, found: Finding<'_, 't>) -> 
     match &settings.symbol {
         SymbolSource::Auto => {
             let found = match (found?, element.around) {
-                (None, Some(around)) => around.first_not_null(Words::SYMBOL)?,
+                (None, Some(around)) => around.shared_not_null(Words::SYMBOL)?,
                 (found, _) => found,
             };
             match (found, record.key.filter(|key| is_plausible(key)).map(std::str::from_utf8)) {

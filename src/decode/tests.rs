@@ -474,6 +474,23 @@ fn many_broken_lines_take_no_longer_than_their_bytes() {
 }
 
 #[test]
+fn what_is_around_many_elements_is_not_multiplied_by_them() {
+    let value = |price: &str, more: &str| {
+        format!(r#"{{"price":{price}{more},"data":[{{"symbol":"A","ts":0}},{{"symbol":"B","ts":0}}]}}"#)
+    };
+    let row = |symbol| format!("{symbol} 12.5 null 1970-01-01T00:00:00Z");
+    assert_eq!(become_of(&value("12.5", "")), format!("{}; {}", row("A"), row("B")));
+    assert_eq!(become_of(&value(&"1".repeat(1025), "")), "0! too-large; 1! too-large");
+    // Twice around, it is looked for once and not for each element.
+    assert_eq!(become_of(&value("1", r#","price":1"#)), "0! ambiguous; 1! ambiguous");
+    assert_eq!(become_of(&value("12.5", r#","PRICE":12.5"#)), format!("{}; {}", row("A"), row("B")));
+    let many = format!(r#"{{"price":1,"price":1,"data":[{}{{}}]}}"#, r#"{"symbol":"A"},"#.repeat(200_000));
+    // Work that grows with the square of the size would not come to an end here.
+    let mut out = Decoded::default();
+    assert_eq!(decode(&record(many.as_bytes()), 0, &Settings::default(), &mut out), Fate::DeadLetter);
+}
+
+#[test]
 fn elements_that_have_no_letters_do_not_remove_their_neighbours() {
     let row = r#"{"symbol":"A","price":1,"ts":0}"#;
     let value = format!("[{row},{}{row}]", r#""{\"s\"}",1,"#.repeat(1000));

@@ -19,7 +19,7 @@ use stock_db_writer::record::{Offset, Record, Value};
 fn hold<S: Strategy>(strategy: S, property: impl Fn(S::Value) -> TestCaseResult) {
     let is_long = std::env::var("STOCK_DB_WRITER_TEST_SIZE").is_ok_and(|size| size == "long");
     let config = ProptestConfig {
-        cases: if is_long { 50_000 } else { 1_000 },
+        cases: if is_long { 200_000 } else { 4_000 },
         rng_seed: RngSeed::Fixed(1),
         // A message that fails goes into a test of its own.
         failure_persistence: None,
