@@ -5,6 +5,7 @@
 
 use super::element::{Finding, Found, Place};
 use super::key::Key;
+use super::number::is_missing;
 use super::path::{Path, Shown};
 use super::refusal::Refusal;
 use super::syntax::Broken;
@@ -26,14 +27,20 @@ pub(super) struct Object<'t> {
     // By place in the list of words; only those of `seen` are from this object.
     values: [&'t str; N_WORDS],
     seen: Words,
+    // Those that are there more than once; the next two are of these.
     repeated: Words,
+    // By the very same key.
+    twice: Words,
+    // In several spellings whose values disagree.
+    contested: Words,
     is_empty: bool,
 }
 
 impl<'t> Object<'t> {
     /// To be filled by [`read`](Object::read), as often as there are objects.
     pub(super) fn new() -> Self {
-        Object { text: "", values: [""; N_WORDS], seen: Words::NONE, repeated: Words::NONE, is_empty: true }
+        let (seen, repeated, twice, contested) = (Words::NONE, Words::NONE, Words::NONE, Words::NONE);
+        Object { text: "", values: [""; N_WORDS], seen, repeated, twice, contested, is_empty: true }
     }
 
     /// Reads the object that `text` begins with, and gives the number of its bytes.
@@ -51,6 +58,10 @@ impl<'t> Object<'t> {
         // The only way to ask serde_json for its position.
         let end = deserializer.into_iter::<IgnoredAny>().byte_offset();
         self.text = &text[..end];
+        (self.twice, self.contested) = (Words::NONE, Words::NONE);
+        if !self.repeated.is_empty() {
+            self.settle();
+        }
         Ok(end)
     }
 
@@ -85,22 +96,30 @@ impl<'t> Object<'t> {
         places.filter(|idx| self.values[*idx].starts_with('{')).map(Word::at)
     }
 
-    /// The value of a word as it was sent; the first if there are several.
+    /// The value of a word as it was sent; if there are several, the first that is not missing.
     pub(super) fn raw(&self, word: Word) -> Option<&'t str> {
         self.has_any(Words::only(word)).then(|| self.values[word.idx()])
     }
 
-    /// The text of a word whose value is a string without escapes; the first if there are several.
+    /// The text of a word whose value is a string without escapes; of several as [`raw`](Object::raw).
     pub(super) fn text_of(&self, word: Word) -> Option<&'t str> {
         self.raw(word)?.strip_prefix('"')?.strip_suffix('"')
     }
 
     /// The value of a word as it was sent, if there is just one.
     pub(super) fn sole_raw(&self, path: &Path<'_>, word: Word) -> Result<Option<&'t str>, Refusal> {
-        if !self.repeated.has(word.idx()) {
-            return Ok(self.raw(word));
+        self.check_sole(Place { path, field: word.name() }, word.idx())?;
+        Ok(self.raw(word))
+    }
+
+    fn check_sole(&self, place: Place<'_>, idx: usize) -> Result<(), Refusal> {
+        if self.twice.has(idx) {
+            return Err(place.refusal(Class::Ambiguous, "the key is there more than once"));
         }
-        self.sole_value(path, word.idx(), word.name()).map(Some)
+        if self.contested.has(idx) {
+            return Err(place.refusal(Class::Ambiguous, "is there in several spellings that disagree"));
+        }
+        Ok(())
     }
 
     /// The first of the words whose value is not missing, in the order of their list.
@@ -113,9 +132,8 @@ impl<'t> Object<'t> {
     ) -> Finding<'f, 't> {
         for idx in self.seen.and(words).places() {
             let place = Place { path, field: super::word::name(idx) };
-            let value =
-                if self.repeated.has(idx) { self.sole_value(path, idx, place.field)? } else { self.values[idx] };
-            let scalar = Scalar::of(value).map_err(|what| place.refusal(Class::Encoding, what))?;
+            self.check_sole(place, idx)?;
+            let scalar = Scalar::of(self.values[idx]).map_err(|what| place.refusal(Class::Encoding, what))?;
             if !is_missing(&scalar) {
                 return Ok(Some(Found { place, scalar }));
             }
@@ -143,30 +161,37 @@ impl<'t> Object<'t> {
         listed
     }
 
-    /// The value of a word that is there more than once: an error if by the very same key, or by keys that differ in
-    /// case or underscores only and disagree.
+    /// Finds out about the words that are there more than once: by the very same key, or by keys that differ in case or
+    /// underscores only, whose values may agree but for those that are missing. Once for all who ask: an envelope is
+    /// asked by each of its elements.
     #[cold]
-    fn sole_value(&self, path: &Path<'_>, idx: usize, field: &str) -> Result<&'t str, Refusal> {
-        let mut entries = Entries { idx, found: Vec::new() };
-        // As above.
+    fn settle(&mut self) {
+        let mut entries = Entries { of: self.repeated, found: Vec::new() };
+        // It has been read before, so it is a JSON object.
         let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut entries);
         let mut found = entries.found;
-        found.sort_unstable();
-        if found.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(Refusal::of_field(path, field, Class::Ambiguous, "the key is there more than once"));
+        // Stable: of one word and key the first stays in front.
+        found.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        for of_word in found.chunk_by(|one, other| one.0 == other.0) {
+            let idx = of_word[0].0;
+            if of_word.windows(2).any(|pair| pair[0].1 == pair[1].1) {
+                self.twice = self.twice.with(Words::only(Word::at(idx)));
+                continue;
+            }
+            let mut values = of_word.iter().map(|(_, _, value)| *value).filter(|value| !says_nothing(value));
+            if let Some(first) = values.next() {
+                self.values[idx] = first;
+                if values.any(|value| value != first) {
+                    self.contested = self.contested.with(Words::only(Word::at(idx)));
+                }
+            }
         }
-        let mut values = found.iter().map(|(_, value)| *value).filter(|value| *value != "null");
-        let first = values.next().unwrap_or("null");
-        if values.any(|value| value != first) {
-            return Err(Refusal::of_field(
-                path,
-                field,
-                Class::Ambiguous,
-                "is there in several spellings that disagree",
-            ));
-        }
-        Ok(first)
     }
+}
+
+/// Whether a value is missing, as far as it can be read.
+fn says_nothing(json: &str) -> bool {
+    Scalar::of(json).is_ok_and(|scalar| is_missing(&scalar))
 }
 
 /// A JSON value that is not looked into.
@@ -279,10 +304,10 @@ impl Visitor<'_> for FastKey {
     }
 }
 
-/// Collects all keys and values of one word.
+/// Collects all keys and values of some words, with each word's place in the list.
 struct Entries<'t> {
-    idx: usize,
-    found: Vec<(Cow<'t, str>, &'t str)>,
+    of: Words,
+    found: Vec<(usize, Cow<'t, str>, &'t str)>,
 }
 
 impl<'t> Visitor<'t> for &mut Entries<'t> {
@@ -295,8 +320,8 @@ impl<'t> Visitor<'t> for &mut Entries<'t> {
     fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             let value = map.next_value::<&'t RawValue>()?.get();
-            if Word::of(&key).is_some_and(|word| word.idx() == self.idx) {
-                self.found.push((key, value));
+            if let Some(word) = Word::of(&key).filter(|word| self.of.has(word.idx())) {
+                self.found.push((word.idx(), key, value));
             }
         }
         Ok(())
