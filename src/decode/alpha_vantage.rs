@@ -125,8 +125,13 @@ fn time_series<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) -
     if entries.is_empty() {
         elements.skip(Skip::Empty);
     }
+    let n_shared_bytes = element.n_shared_bytes + element.object.n_field_bytes() + meta.n_bytes(0);
     for entry in entries.iter() {
-        elements.price(series_of.row(entry, elements.origin()));
+        let row = match elements.may_share(n_shared_bytes) {
+            true => series_of.row(entry, elements.origin()),
+            false => Err(Refusal::shares_too_much(&path)),
+        };
+        elements.price(row);
     }
     Ok(())
 }

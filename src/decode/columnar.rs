@@ -64,8 +64,13 @@ fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) ->
         price,
     };
     let labels = || frame.price.entries.iter().map(|entry| &*entry.key);
+    let n_shared_bytes = element.n_shared_bytes + element.object.n_field_bytes();
     for (row_idx, label) in labels().enumerate() {
-        elements.price(frame.row(label, row_idx, elements.origin()));
+        let row = match elements.may_share(n_shared_bytes) {
+            true => frame.row(label, row_idx, elements.origin()),
+            false => Err(Refusal::shares_too_much(&frame.price.path)),
+        };
+        elements.price(row);
     }
     // Labels that only other columns have: values without a price.
     let mut known: HashSet<Cow<'t, str>> = HashSet::new();

@@ -22,6 +22,8 @@ pub(super) struct Element<'e, 't> {
     pub path: &'e Path<'e>,
     /// The object around it, if that is an envelope: a field that is missing inside is taken from there.
     pub around: Option<&'e Element<'e, 't>>,
+    /// The bytes of the fields around it, which it shares with its neighbours.
+    pub n_shared_bytes: usize,
 }
 
 impl<'e, 't> Element<'e, 't> {

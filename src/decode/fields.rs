@@ -41,6 +41,11 @@ impl<'t, const N: usize> Fields<'t, N> {
         self.values[place].map_or(self.names[place], |(key, _)| key)
     }
 
+    /// The bytes of a value.
+    pub(super) fn n_bytes(&self, place: usize) -> usize {
+        self.values[place].map_or(0, |(_, value)| value.len())
+    }
+
     /// A value that is not missing.
     pub(super) fn find<'f>(&self, path: &'f Path<'f>, place: usize) -> Finding<'f, 't>
     where

@@ -90,6 +90,13 @@ impl<'t> Object<'t> {
         self.seen.and(words).places().any(|idx| !matches!(self.values[idx].as_bytes(), [b'{' | b'[' | b'n', ..]))
     }
 
+    /// The bytes of what rows can be made of.
+    pub(super) fn n_field_bytes(&self) -> usize {
+        let values = self.seen.and(Words::FIELDS).places().map(|idx| self.values[idx]);
+        // What is nested is refused without a look at it.
+        values.filter(|value| !value.starts_with(['{', '['])).map(str::len).sum()
+    }
+
     /// The words whose value is an object, in the order of their list.
     pub(super) fn nested(&self, words: Words) -> impl Iterator<Item = Word> {
         let places = self.seen.and(words).places();
