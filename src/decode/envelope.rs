@@ -13,8 +13,12 @@ use crate::row::Skip;
 pub(super) const PROFILE: Profile = Profile {
     target: Target::Auto,
     signs: Words::only(Word::After).with(Words::only(Word::Payload)).with(Words::only(Word::Data)),
-    // A quote can have such a field, too.
-    recognizes: |element| !is_quote(element) && inside(element).is_some(),
+    // A quote can have such a field, too. Its symbol can be the record's key, so that one with nothing inside is none.
+    recognizes: |element| {
+        !is_quote(element)
+            && inside(element)
+                .is_some_and(|word| !element.object.has_scalar(Words::PRICE) || has_content(element, word))
+    },
     reads: Reads::Inside(open),
     looks: r#"a message of another shape in "payload", "data" or, with "op", in "after""#,
     keys: &["payload", "data", "after", "op", "schema"],
@@ -39,11 +43,19 @@ fn inside(element: &Element<'_, '_>) -> Option<Word> {
     [Word::After, Word::Payload, Word::Data].into_iter().find(|word| holds(*word))
 }
 
+fn has_content(element: &Element<'_, '_>, word: Word) -> bool {
+    let is_nothing = |byte: u8| b"{}[]".contains(&byte) || byte.is_ascii_whitespace();
+    element.object.raw(word).is_some_and(|value| value != "null" && !value.bytes().all(is_nothing))
+}
+
 fn open<'t>(element: &Element<'_, 't>) -> Result<Inside<'t>, Refusal> {
-    if element.object.text_of(Word::Operation) == Some("d") {
-        return Ok(Inside::Nothing(Skip::Tombstone));
-    }
     let word = inside(element).unwrap_or(Word::Payload);
     let value = element.object.sole_raw(element.path, word)?;
+    if word == Word::After {
+        element.object.sole_raw(element.path, Word::Operation)?;
+        if element.object.text_of(Word::Operation) == Some("d") {
+            return Ok(Inside::Nothing(Skip::Tombstone));
+        }
+    }
     Ok(Inside::Value(word.name(), value.unwrap_or("null")))
 }
