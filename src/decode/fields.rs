@@ -41,6 +41,11 @@ impl<'t, const N: usize> Fields<'t, N> {
         self.values[place].map_or(self.names[place], |(key, _)| key)
     }
 
+    /// Whether any of the keys is there.
+    pub(super) fn has_any(&self) -> bool {
+        self.values.iter().any(Option::is_some)
+    }
+
     /// The bytes of a value.
     pub(super) fn n_bytes(&self, place: usize) -> usize {
         self.values[place].map_or(0, |(_, value)| value.len())
