@@ -24,6 +24,13 @@ pub(super) const PROFILE: Profile = Profile {
     keys: &["payload", "data", "after", "op", "schema"],
 };
 
+/// Whether it has another object or array inside, in which the elements are.
+pub(super) fn holds_more(element: &Element<'_, '_>) -> bool {
+    [Word::After, Word::Payload, Word::Data]
+        .iter()
+        .any(|word| element.object.raw(*word).is_some_and(|value| value.starts_with(['{', '['])))
+}
+
 fn is_quote(element: &Element<'_, '_>) -> bool {
     element.object.has_scalar(Words::SYMBOL) && element.object.has_scalar(Words::PRICE)
 }
