@@ -33,6 +33,9 @@ pub(super) const PROFILE: Profile = Profile {
 /// Columns that are not read, but must not have labels that the prices lack.
 const BESIDE: Words = Words::only(Word::Open).with(Words::only(Word::High)).with(Words::only(Word::Low));
 
+/// Digits of a row's number, at most.
+const ROW_NUMBER_DIGITS_MAX: usize = 6;
+
 /// An object in place of a price is no column by that alone: labels begin with a digit. Without any label it takes
 /// another column beside it.
 fn recognizes(element: &Element<'_, '_>) -> bool {
@@ -53,7 +56,7 @@ fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
 fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) -> Result<(), Refusal> {
     let column = |words| Column::of(element, words);
     let price = column(Words::PRICE)?.ok_or_else(|| element.missing(Word::Close.name()))?;
-    let is_numbered = price.entries.iter().enumerate().all(|(row_idx, entry)| entry.key == row_idx.to_string());
+    let is_numbered = price.entries.iter().all(|entry| is_row_number(&entry.key));
     let frame = Frame {
         element,
         is_numbered,
@@ -88,6 +91,12 @@ fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) ->
     Ok(())
 }
 
+/// Whether a label is only a row's number, in a frame of which rows may be left out. As a time it would be one of the
+/// first days of 1970.
+fn is_row_number(label: &str) -> bool {
+    (1..=ROW_NUMBER_DIGITS_MAX).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// One column.
 struct Column<'e, 't> {
     path: Path<'e>,
@@ -116,7 +125,7 @@ impl<'e, 't> Column<'e, 't> {
 /// All columns that are read.
 struct Frame<'e, 't> {
     element: &'e Element<'e, 't>,
-    // The labels are 0, 1, 2 and so on: no times.
+    // The labels number the rows: no times.
     is_numbered: bool,
     price: Column<'e, 't>,
     volume: Option<Column<'e, 't>>,
