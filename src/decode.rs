@@ -149,7 +149,7 @@ impl<'t> Walk<'_, '_, 't> {
                 Ok(end) => at = skip_space(text, end),
                 Err(broken) => {
                     self.elements.roll_back(mark);
-                    self.elements.refuse(broken.refusal(text, at, path));
+                    self.elements.refuse_with(|| broken.refusal(text, at, path));
                     by_lines = by_lines || is_by_lines(text);
                     at = if by_lines { skip_space(text, end_of_line(text, at)) } else { text.len() };
                 }
@@ -192,7 +192,7 @@ impl<'t> Walk<'_, '_, 't> {
         let n_shared_bytes = *n_shared_bytes;
         let element = Element { record, settings, object, path, around: *around, n_shared_bytes };
         let Some((found, profile)) = profile::find(&element, *format) else {
-            elements.refuse(profile::unknown(&element, *format));
+            elements.refuse_with(|| profile::unknown(&element, *format));
             return Ok(end);
         };
         elements.note_format(*found);
@@ -285,7 +285,7 @@ impl<'t> Walk<'_, '_, 't> {
 
     #[cold]
     fn refuse_shape(&mut self, path: &Path<'_>, what: &'static str) {
-        self.elements.refuse(Refusal::at(path, Class::UnknownShape, what));
+        self.elements.refuse_with(|| Refusal::at(path, Class::UnknownShape, what));
     }
 }
 

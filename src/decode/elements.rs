@@ -111,8 +111,15 @@ impl<'o, 't> Elements<'o, 't> {
 
     /// The next element is a dead letter.
     #[cold]
-    pub(super) fn refuse(&mut self, Refusal { class, reason }: Refusal) {
+    pub(super) fn refuse(&mut self, refusal: Refusal) {
+        self.refuse_with(|| refusal);
+    }
+
+    /// The same for a reason that takes a while to write, and is not needed of an element without a letter.
+    #[cold]
+    pub(super) fn refuse_with(&mut self, refusal: impl FnOnce() -> Refusal) {
         if self.out.dead_letters.len() - self.at_start.dead_letters < self.letters_max {
+            let Refusal { class, reason } = refusal();
             let letter = DeadLetter { origin: self.origin, class, code: String::new(), reason };
             self.out.dead_letters.push(letter);
         } else {
