@@ -108,6 +108,8 @@ struct Level {
     depth: usize,
     // JSON strings around it.
     unwraps: u32,
+    // It is in an object that is known to be not too deep.
+    is_measured: bool,
 }
 
 /// Goes through a text of documents.
@@ -127,7 +129,7 @@ struct Walk<'w, 'o, 't> {
 
 impl<'t> Walk<'_, '_, 't> {
     fn message(&mut self, text: &'t str) {
-        self.documents(text, Level { depth: 0, unwraps: 0 }, &Path::Root);
+        self.documents(text, Level { depth: 0, unwraps: 0, is_measured: false }, &Path::Root);
     }
 
     /// One document, or several that are separated by newlines.
@@ -177,7 +179,7 @@ impl<'t> Walk<'_, '_, 't> {
     fn object(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
         let end = at + self.object.read(&text[at..]).map_err(|broken| broken.after(at))?;
         let Walk { record, settings, format, around, n_shared_bytes, object, elements } = self;
-        if is_deeper(object.text(), DEPTH_MAX - level.depth) {
+        if !level.is_measured && is_deeper(object.text(), DEPTH_MAX - level.depth) {
             elements.refuse(too_deep(path));
             return Ok(end);
         }
@@ -219,7 +221,7 @@ impl<'t> Walk<'_, '_, 't> {
     /// A value inside of an envelope. That it is JSON was seen before, but not whether each string in it is text.
     fn inside(&mut self, value: &'t str, level: Level, path: &Path<'_>) {
         let mark = self.elements.mark();
-        let level = Level { depth: level.depth + 1, ..level };
+        let level = Level { depth: level.depth + 1, is_measured: true, ..level };
         if let Err(broken) = self.value(value, 0, level, path) {
             self.elements.roll_back(mark);
             self.elements.refuse(broken.refusal(value, 0, path));
@@ -272,7 +274,7 @@ impl<'t> Walk<'_, '_, 't> {
             }
             Ok(inner) => {
                 let Walk { record, settings, format, around, n_shared_bytes, elements, .. } = self;
-                let level = Level { unwraps: level.unwraps + 1, ..level };
+                let level = Level { unwraps: level.unwraps + 1, is_measured: false, ..level };
                 elements.with_shorter(&inner, |inner, elements| {
                     let (format, around, n_shared_bytes) = (*format, *around, *n_shared_bytes);
                     Walk { record, settings, format, around, n_shared_bytes, object: Object::new(), elements }
