@@ -35,7 +35,7 @@ fn is_quote(element: &Element<'_, '_>) -> bool {
     element.object.has_scalar(Words::SYMBOL) && element.object.has_scalar(Words::PRICE)
 }
 
-/// Which field holds the message.
+/// Which field holds the message: Debezium's, else the first that is not empty, else the first.
 fn inside(element: &Element<'_, '_>) -> Option<Word> {
     let object = element.object;
     let is_debezium = object.has_all(Words::only(Word::After).with(Words::only(Word::Operation)));
@@ -47,11 +47,13 @@ fn inside(element: &Element<'_, '_>) -> Option<Word> {
         Some(b"null") => word == Word::After && is_debezium || word == Word::Payload && is_connect,
         _ => false,
     };
-    [Word::After, Word::Payload, Word::Data].into_iter().find(|word| holds(*word))
+    let holding = || [Word::After, Word::Payload, Word::Data].into_iter().filter(|word| holds(*word));
+    let with_content = holding().find(|word| *word == Word::After && is_debezium || has_content(element, *word));
+    with_content.or_else(|| holding().next())
 }
 
 fn has_content(element: &Element<'_, '_>, word: Word) -> bool {
-    let is_nothing = |byte: u8| b"{}[]".contains(&byte) || byte.is_ascii_whitespace();
+    let is_nothing = |byte: u8| b"{}[]\"".contains(&byte) || byte.is_ascii_whitespace();
     element.object.raw(word).is_some_and(|value| value != "null" && !value.bytes().all(is_nothing))
 }
 
@@ -60,8 +62,11 @@ fn open<'t>(element: &Element<'_, 't>) -> Result<Inside<'t>, Refusal> {
     let value = element.object.sole_raw(element.path, word)?;
     if word == Word::After {
         element.object.sole_raw(element.path, Word::Operation)?;
-        if element.object.text_of(Word::Operation) == Some("d") {
-            return Ok(Inside::Nothing(Skip::Tombstone));
+        match element.object.text_of(Word::Operation) {
+            Some("d") => return Ok(Inside::Nothing(Skip::Tombstone)),
+            // Only a delete leaves nothing. MongoDB's connector can send an update without its document.
+            _ if value == Some("null") => return Err(element.missing(word.name())),
+            _ => {}
         }
     }
     Ok(Inside::Value(word.name(), value.unwrap_or("null")))
