@@ -42,7 +42,8 @@ fn recognizes(element: &Element<'_, '_>) -> bool {
     let object = element.object;
     let Some(prices) = object.nested(Words::PRICE).next().and_then(|word| object.raw(word)) else { return false };
     match prices[1..].trim_start().as_bytes() {
-        [b'"', label, ..] => label.is_ascii_digit(),
+        // Before 1970 it is negative; that is for its own element to be refused.
+        [b'"', b'-', digit, ..] | [b'"', digit, ..] => digit.is_ascii_digit(),
         _ => object.nested(Words::VOLUME.with(BESIDE)).next().is_some() && !object.has_scalar(Words::SYMBOL),
     }
 }
