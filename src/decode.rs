@@ -89,7 +89,8 @@ fn read<'a>(
             Ok(text) => {
                 let format = settings.format;
                 let elements = &mut elements;
-                Walk { record, settings, format, around: None, object: Object::new(), elements }.message(text);
+                Walk { record, settings, format, around: None, n_shared_bytes: 0, object: Object::new(), elements }
+                    .message(text);
             }
             Err(error) => {
                 let what = format_args!("is not UTF-8 from byte {} on", error.valid_up_to());
@@ -107,6 +108,8 @@ struct Level {
     depth: usize,
     // JSON strings around it.
     unwraps: u32,
+    // It is in an object that is known to be not too deep.
+    is_measured: bool,
 }
 
 /// Goes through a text of documents.
@@ -117,6 +120,8 @@ struct Walk<'w, 'o, 't> {
     format: Format,
     // The envelope.
     around: Option<&'w Element<'w, 't>>,
+    // Of the fields around.
+    n_shared_bytes: usize,
     // One for all objects of the message, because it is large.
     object: Object<'t>,
     elements: &'w mut Elements<'o, 't>,
@@ -124,7 +129,7 @@ struct Walk<'w, 'o, 't> {
 
 impl<'t> Walk<'_, '_, 't> {
     fn message(&mut self, text: &'t str) {
-        self.documents(text, Level { depth: 0, unwraps: 0 }, &Path::Root);
+        self.documents(text, Level { depth: 0, unwraps: 0, is_measured: false }, &Path::Root);
     }
 
     /// One document, or several that are separated by newlines.
@@ -146,7 +151,7 @@ impl<'t> Walk<'_, '_, 't> {
                 Ok(end) => at = skip_space(text, end),
                 Err(broken) => {
                     self.elements.roll_back(mark);
-                    self.elements.refuse(broken.refusal(text, at, path));
+                    self.elements.refuse_with(|| broken.refusal(text, at, path));
                     by_lines = by_lines || is_by_lines(text);
                     at = if by_lines { skip_space(text, end_of_line(text, at)) } else { text.len() };
                 }
@@ -173,8 +178,8 @@ impl<'t> Walk<'_, '_, 't> {
 
     fn object(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
         let end = at + self.object.read(&text[at..]).map_err(|broken| broken.after(at))?;
-        let Walk { record, settings, format, around, object, elements } = self;
-        if is_deeper(object.text(), DEPTH_MAX - level.depth) {
+        let Walk { record, settings, format, around, n_shared_bytes, object, elements } = self;
+        if !level.is_measured && is_deeper(object.text(), DEPTH_MAX - level.depth) {
             elements.refuse(too_deep(path));
             return Ok(end);
         }
@@ -182,25 +187,33 @@ impl<'t> Walk<'_, '_, 't> {
             elements.skip(Skip::Empty);
             return Ok(end);
         }
-        let element = Element { record, settings, object, path, around: *around };
+        if !elements.may_share(*n_shared_bytes) {
+            elements.refuse(Refusal::shares_too_much(path));
+            return Ok(end);
+        }
+        let n_shared_bytes = *n_shared_bytes;
+        let element = Element { record, settings, object, path, around: *around, n_shared_bytes };
         let Some((found, profile)) = profile::find(&element, *format) else {
-            elements.refuse(profile::unknown(&element, *format));
+            elements.refuse_with(|| profile::unknown(&element, *format));
             return Ok(end);
         };
         elements.note_format(*found);
         match profile.reads {
             Reads::Itself(read) => read(&element, elements),
-            Reads::Inside(open) => {
-                match open(&element) {
-                    Ok(Inside::Value(key, value)) => {
-                        let format = if *found == Format::Envelope { Format::Auto } else { *format };
-                        Walk { record, settings, format, around: Some(&element), object: Object::new(), elements }
-                            .inside(value, level, &Path::Key(path, key));
-                    }
-                    Ok(Inside::Nothing(reason)) => elements.skip(reason),
-                    Err(refusal) => elements.refuse(refusal),
+            Reads::Inside(open) => match open(&element) {
+                Ok(Inside::Value(key, value)) => {
+                    let format = if *found == Format::Envelope { Format::Auto } else { *format };
+                    let (around, object) = (Some(&element), Object::new());
+                    let n_shared_bytes = n_shared_bytes + element.object.n_field_bytes();
+                    Walk { record, settings, format, around, n_shared_bytes, object, elements }.inside(
+                        value,
+                        level,
+                        &Path::Key(path, key),
+                    );
                 }
-            }
+                Ok(Inside::Nothing(reason)) => elements.skip(reason),
+                Err(refusal) => elements.refuse(refusal),
+            },
         }
         Ok(end)
     }
@@ -208,7 +221,7 @@ impl<'t> Walk<'_, '_, 't> {
     /// A value inside of an envelope. That it is JSON was seen before, but not whether each string in it is text.
     fn inside(&mut self, value: &'t str, level: Level, path: &Path<'_>) {
         let mark = self.elements.mark();
-        let level = Level { depth: level.depth + 1, ..level };
+        let level = Level { depth: level.depth + 1, is_measured: true, ..level };
         if let Err(broken) = self.value(value, 0, level, path) {
             self.elements.roll_back(mark);
             self.elements.refuse(broken.refusal(value, 0, path));
@@ -260,11 +273,11 @@ impl<'t> Walk<'_, '_, 't> {
                 self.refuse_shape(path, "is JSON in a string in a string in a string");
             }
             Ok(inner) => {
-                let Walk { record, settings, format, around, elements, .. } = self;
-                let level = Level { unwraps: level.unwraps + 1, ..level };
+                let Walk { record, settings, format, around, n_shared_bytes, elements, .. } = self;
+                let level = Level { unwraps: level.unwraps + 1, is_measured: false, ..level };
                 elements.with_shorter(&inner, |inner, elements| {
-                    let (format, around) = (*format, *around);
-                    Walk { record, settings, format, around, object: Object::new(), elements }
+                    let (format, around, n_shared_bytes) = (*format, *around, *n_shared_bytes);
+                    Walk { record, settings, format, around, n_shared_bytes, object: Object::new(), elements }
                         .documents(inner, level, path);
                 });
             }
@@ -274,7 +287,7 @@ impl<'t> Walk<'_, '_, 't> {
 
     #[cold]
     fn refuse_shape(&mut self, path: &Path<'_>, what: &'static str) {
-        self.elements.refuse(Refusal::at(path, Class::UnknownShape, what));
+        self.elements.refuse_with(|| Refusal::at(path, Class::UnknownShape, what));
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) const ANSWER: Profile = Profile {
     signs: Words::only(Word::GlobalQuote).with(Words::only(Word::TimeSeries)),
     recognizes: |element| {
         let is_object = |word| element.object.raw(word).is_some_and(|value| value.starts_with('{'));
-        is_object(Word::GlobalQuote) || is_object(Word::TimeSeries)
+        (is_object(Word::GlobalQuote) || is_object(Word::TimeSeries)) && !element.object.has_scalar(Words::PRICE)
     },
     reads: Reads::Itself(read),
     looks: r#"a "Global Quote", or a "Time Series (…)" with "Meta Data""#,
@@ -39,7 +39,7 @@ pub(super) const NOTICE: Profile = Profile {
     recognizes: |element| {
         let is_text = |word| element.object.text_of(word).is_some();
         let is_notice = is_text(Word::Note) || is_text(Word::Information) || is_text(Word::ErrorMessage);
-        is_notice && !element.object.has_any(Words::PRICE.with(Words::FIGURES))
+        is_notice && !element.object.has_any(CONTENT)
     },
     reads: Reads::Itself(|_, elements| elements.skip(Skip::Notice)),
     looks: r#"a "Note", an "Information" or an "Error Message""#,
@@ -49,6 +49,14 @@ pub(super) const NOTICE: Profile = Profile {
 
 const NOTICES: Words =
     Words::only(Word::Note).with(Words::only(Word::Information)).with(Words::only(Word::ErrorMessage));
+
+/// Signs of a message that has a note beside it: such a message is not to be passed over.
+const CONTENT: Words = Words::PRICE
+    .with(Words::FIGURES)
+    .with(Words::WINDOW)
+    .with(Words::only(Word::LastTradePrice).with(Words::only(Word::KsqlWindowStart)))
+    .with(Words::only(Word::Data).with(Words::only(Word::Payload)).with(Words::only(Word::After)))
+    .with(Words::only(Word::Window).with(Words::only(Word::Event)).with(Words::only(Word::BinanceEvent)));
 
 fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
     if element.object.has_any(Words::only(Word::GlobalQuote)) {
@@ -118,15 +126,20 @@ fn time_series<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) -
     let series_of = Series {
         element,
         path: &path,
-        symbol: &|| meta.shared_not_null(&meta_path, 0),
+        symbol: &|| meta.find_not_null(&meta_path, 0),
         clock: clock(element, meta.find(&meta_path, 1)),
     };
     let entries = Entries::read(series);
     if entries.is_empty() {
         elements.skip(Skip::Empty);
     }
+    let n_shared_bytes = element.n_shared_bytes + element.object.n_field_bytes() + meta.n_bytes(0);
     for entry in entries.iter() {
-        elements.price(series_of.row(entry, elements.origin()));
+        let row = match elements.may_share(n_shared_bytes) {
+            true => series_of.row(entry, elements.origin()),
+            false => Err(Refusal::shares_too_much(&path)),
+        };
+        elements.price(row);
     }
     Ok(())
 }
@@ -158,7 +171,7 @@ impl<'t> Series<'_, 't> {
             price: fields.need(&path, 0),
             volume: fields.find(&path, 1),
             time: Ok(Some(Found { place, scalar: Scalar::Text(Cow::Borrowed(&entry.key)) })),
-            fetch_time: self.element.shared(Words::FETCH_TIME),
+            fetch_time: self.element.first(Words::FETCH_TIME),
             clock: self.clock.clone()?,
         };
         price_row(self.element, parts, origin)

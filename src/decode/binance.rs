@@ -19,7 +19,10 @@ use crate::row::{Origin, PriceRow};
 pub(super) const EVENT: Profile = Profile {
     target: Target::Prices,
     signs: Words::only(Word::BinanceEvent),
-    recognizes: |element| element.object.text_of(Word::BinanceEvent).is_some_and(is_event),
+    // A quote can have such a field, too.
+    recognizes: |element| {
+        element.object.text_of(Word::BinanceEvent).is_some_and(is_event) && !element.object.has_scalar(Words::PRICE)
+    },
     reads: Reads::Itself(read),
     looks: r#"an "e" of trade, aggTrade, 24hrTicker or kline, with "s" and the short keys of that event"#,
     keys: &["e", "E", "s", "k"],
@@ -30,10 +33,11 @@ pub(super) const STREAM: Profile = Profile {
     signs: Words::only(Word::Stream),
     // Whether it is one of ours is seen when it is opened; this is enough to tell it from other envelopes.
     recognizes: |element| {
-        element.object.raw(Word::Data).is_some_and(|data| data.starts_with('{') && data.contains("\"e\""))
+        let holds_event = |data: &str| data.starts_with(['{', '[']) && data.contains("\"e\"");
+        element.object.raw(Word::Data).is_some_and(holds_event) && !element.object.has_scalar(Words::PRICE)
     },
     reads: Reads::Inside(open),
-    looks: r#"a "stream" and the "data" of its event"#,
+    looks: r#"a "stream" and the "data" of its event or events"#,
     keys: &["stream", "data"],
     ..EVENT
 };

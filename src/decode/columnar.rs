@@ -33,13 +33,17 @@ pub(super) const PROFILE: Profile = Profile {
 /// Columns that are not read, but must not have labels that the prices lack.
 const BESIDE: Words = Words::only(Word::Open).with(Words::only(Word::High)).with(Words::only(Word::Low));
 
+/// Digits of a row's number, at most.
+const ROW_NUMBER_DIGITS_MAX: usize = 6;
+
 /// An object in place of a price is no column by that alone: labels begin with a digit. Without any label it takes
 /// another column beside it.
 fn recognizes(element: &Element<'_, '_>) -> bool {
     let object = element.object;
     let Some(prices) = object.nested(Words::PRICE).next().and_then(|word| object.raw(word)) else { return false };
     match prices[1..].trim_start().as_bytes() {
-        [b'"', label, ..] => label.is_ascii_digit(),
+        // Before 1970 it is negative; that is for its own element to be refused.
+        [b'"', b'-', digit, ..] | [b'"', digit, ..] => digit.is_ascii_digit(),
         _ => object.nested(Words::VOLUME.with(BESIDE)).next().is_some() && !object.has_scalar(Words::SYMBOL),
     }
 }
@@ -53,7 +57,7 @@ fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
 fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) -> Result<(), Refusal> {
     let column = |words| Column::of(element, words);
     let price = column(Words::PRICE)?.ok_or_else(|| element.missing(Word::Close.name()))?;
-    let is_numbered = price.entries.iter().enumerate().all(|(row_idx, entry)| entry.key == row_idx.to_string());
+    let is_numbered = price.entries.iter().all(|entry| is_row_number(&entry.key));
     let frame = Frame {
         element,
         is_numbered,
@@ -64,8 +68,13 @@ fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) ->
         price,
     };
     let labels = || frame.price.entries.iter().map(|entry| &*entry.key);
+    let n_shared_bytes = element.n_shared_bytes + element.object.n_field_bytes();
     for (row_idx, label) in labels().enumerate() {
-        elements.price(frame.row(label, row_idx, elements.origin()));
+        let row = match elements.may_share(n_shared_bytes) {
+            true => frame.row(label, row_idx, elements.origin()),
+            false => Err(Refusal::shares_too_much(&frame.price.path)),
+        };
+        elements.price(row);
     }
     // Labels that only other columns have: values without a price.
     let mut known: HashSet<Cow<'t, str>> = HashSet::new();
@@ -81,6 +90,12 @@ fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) ->
         elements.skip(Skip::Empty);
     }
     Ok(())
+}
+
+/// Whether a label is only a row's number, in a frame of which rows may be left out. As a time it would be one of the
+/// first days of 1970.
+fn is_row_number(label: &str) -> bool {
+    (1..=ROW_NUMBER_DIGITS_MAX).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// One column.
@@ -111,7 +126,7 @@ impl<'e, 't> Column<'e, 't> {
 /// All columns that are read.
 struct Frame<'e, 't> {
     element: &'e Element<'e, 't>,
-    // The labels are 0, 1, 2 and so on: no times.
+    // The labels number the rows: no times.
     is_numbered: bool,
     price: Column<'e, 't>,
     volume: Option<Column<'e, 't>>,
@@ -126,17 +141,17 @@ impl<'t> Frame<'_, 't> {
         let place = Place { path: &self.price.path, field: label };
         let label_time = (!self.is_numbered).then_some(Found { place, scalar: Scalar::Text(Cow::Borrowed(label)) });
         let parts = PriceParts {
-            symbol: cell(&self.symbol, label, row_idx).unwrap_or_else(|| element.shared_not_null(Words::SYMBOL)),
+            symbol: cell(&self.symbol, label, row_idx).unwrap_or_else(|| element.first_not_null(Words::SYMBOL)),
             price: self
                 .price
                 .cell(label, row_idx)
                 .and_then(|found| found.ok_or_else(|| place.refusal(Class::Missing, "is missing"))),
-            volume: cell(&self.volume, label, row_idx).unwrap_or(Ok(None)),
+            volume: cell(&self.volume, label, row_idx).unwrap_or_else(|| element.first(Words::VOLUME)),
             time: match cell(&self.time, label, row_idx) {
                 Some(Ok(None)) | None => Ok(label_time),
                 Some(found) => found,
             },
-            fetch_time: cell(&self.fetch_time, label, row_idx).unwrap_or_else(|| element.shared(Words::FETCH_TIME)),
+            fetch_time: cell(&self.fetch_time, label, row_idx).unwrap_or_else(|| element.first(Words::FETCH_TIME)),
             clock: Clock::of(element.settings),
         };
         price_row(element, parts, origin)

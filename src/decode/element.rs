@@ -22,37 +22,25 @@ pub(super) struct Element<'e, 't> {
     pub path: &'e Path<'e>,
     /// The object around it, if that is an envelope: a field that is missing inside is taken from there.
     pub around: Option<&'e Element<'e, 't>>,
+    /// The bytes of the fields around it, which it shares with its neighbours.
+    pub n_shared_bytes: usize,
 }
-
-/// Bytes that a value may have, as it was sent, if more than one row is to hold it. Each has a copy of its own, so that a
-/// long one in a message of many rows would be as much as both multiplied.
-pub(super) const SHARED_BYTES_MAX: usize = 1024;
 
 impl<'e, 't> Element<'e, 't> {
     /// The first of the words whose value is not missing, in the order of their list; inside before around.
     pub(super) fn first(&self, words: Words) -> Finding<'e, 't> {
-        self.first_unless(words, is_missing, usize::MAX)
+        self.first_unless(words, is_missing)
     }
 
     /// As [`first`](Element::first), where only null says that there is none.
     pub(super) fn first_not_null(&self, words: Words) -> Finding<'e, 't> {
-        self.first_unless(words, |scalar| *scalar == Scalar::Null, usize::MAX)
-    }
-
-    /// As [`first`](Element::first), for an object that gives many rows.
-    pub(super) fn shared(&self, words: Words) -> Finding<'e, 't> {
-        self.first_unless(words, is_missing, SHARED_BYTES_MAX)
-    }
-
-    /// As [`first_not_null`](Element::first_not_null), for an object that gives many rows.
-    pub(super) fn shared_not_null(&self, words: Words) -> Finding<'e, 't> {
-        self.first_unless(words, |scalar| *scalar == Scalar::Null, SHARED_BYTES_MAX)
+        self.first_unless(words, |scalar| *scalar == Scalar::Null)
     }
 
     #[inline]
-    fn first_unless(&self, words: Words, is_missing: fn(&Scalar<'_>) -> bool, bytes_max: usize) -> Finding<'e, 't> {
-        match (self.object.first(self.path, words, is_missing, bytes_max)?, self.around) {
-            (None, Some(around)) => around.first_unless(words, is_missing, SHARED_BYTES_MAX),
+    fn first_unless(&self, words: Words, is_missing: fn(&Scalar<'_>) -> bool) -> Finding<'e, 't> {
+        match (self.object.first(self.path, words, is_missing)?, self.around) {
+            (None, Some(around)) => around.first_unless(words, is_missing),
             (found, _) => Ok(found),
         }
     }
@@ -93,16 +81,6 @@ pub(super) struct Found<'f, 't> {
     pub place: Place<'f>,
     /// The value.
     pub scalar: Scalar<'t>,
-}
-
-/// Refuses a value that is too long.
-pub(super) fn short_enough(place: Place<'_>, json: &str, bytes_max: usize) -> Result<(), Refusal> {
-    match json.len() <= bytes_max {
-        true => Ok(()),
-        false => {
-            Err(place.refusal(Class::TooLarge, format_args!("has more than {bytes_max} bytes, and is for many rows")))
-        }
-    }
 }
 
 /// A value that may be missing, or be there in a way that is wrong by itself.

@@ -20,7 +20,8 @@ pub(super) const TRADES: Profile = Profile {
     target: Target::Prices,
     signs: Words::only(Word::Type),
     recognizes: |element| {
-        is_trades(element) && element.object.raw(Word::Data).is_some_and(|data| data.starts_with('['))
+        let is_array = element.object.raw(Word::Data).is_some_and(|data| data.starts_with('['));
+        is_array && is_trades(element) && !element.object.has_scalar(Words::PRICE)
     },
     reads: Reads::Inside(open),
     looks: r#"a "type" of trade, and "data": an array of objects with s, p, v and t"#,
@@ -30,9 +31,14 @@ pub(super) const TRADES: Profile = Profile {
 /// A ping.
 pub(super) const PING: Profile = Profile {
     recognizes: |element| {
-        element.object.text_of(Word::Type) == Some("ping") && !element.object.has_any(SYMBOL_OR_PRICE)
+        let is_nested = |word| element.object.raw(word).is_some_and(|value| value.starts_with(['{', '[']));
+        let has_more = || element.object.has_any(SYMBOL_OR_PRICE) || is_nested(Word::Data) || is_nested(Word::Payload);
+        element.object.text_of(Word::Type) == Some("ping") && !has_more()
     },
-    reads: Reads::Itself(|_, elements| elements.skip(Skip::Heartbeat)),
+    reads: Reads::Itself(|element, elements| match element.object.sole_raw(element.path, Word::Type) {
+        Ok(_) => elements.skip(Skip::Heartbeat),
+        Err(refusal) => elements.refuse(refusal),
+    }),
     looks: r#"a "type" of ping"#,
     keys: &[],
     ..TRADES

@@ -30,7 +30,8 @@ fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
 fn row<'t>(element: &Element<'_, 't>, origin: Origin) -> Result<PriceRow<'t>, Refusal> {
     let price = element.first(PRICE)?;
     let parts = PriceParts {
-        symbol: element.first_not_null(Words::SYMBOL),
+        // All values are strings; empty is missing.
+        symbol: element.first(Words::SYMBOL),
         price: price.ok_or_else(|| element.missing(Word::LastTradePrice.name())),
         volume: element.first(Words::VOLUME),
         time: element.first(Words::only(Word::LastTradeDateTime)),

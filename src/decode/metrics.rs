@@ -2,6 +2,7 @@
 
 use super::element::{Element, Found};
 use super::elements::Elements;
+use super::envelope::holds_more;
 use super::profile::{Profile, Reads};
 use super::refusal::Refusal;
 use super::rows::{MetricParts, metric_row};
@@ -27,11 +28,17 @@ pub(super) const FIGURES: [Words; 4] = [
     Words::only(Word::AvgVolume),
 ];
 
-/// Where prices come too, figures alone are no sign: a quote can have an average price among its fields.
+/// Where prices come too, figures alone are no sign: a quote can have an average price among its fields. A window without
+/// figures can be that of the elements inside.
 fn recognizes(element: &Element<'_, '_>) -> bool {
     let settings = element.settings;
     let is_only_metrics = settings.target == Target::Metrics || settings.format == Format::Metrics;
-    is_only_metrics || element.object.has_any(Words::WINDOW)
+    let is_window_of = |element: &Element<'_, '_>| element.object.has_any(Words::WINDOW);
+    let has_figures = element.object.has_any(Words::FIGURES);
+    match has_figures {
+        true => is_only_metrics || is_window_of(element) || element.around.is_some_and(is_window_of),
+        false => is_window_of(element) && !holds_more(element),
+    }
 }
 
 fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {

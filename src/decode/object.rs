@@ -3,8 +3,9 @@
 //! Values stay text until a profile asks for them; all others are only checked to be JSON. What is rare, a word that is
 //! there twice or a shape nobody knows, reads the object's text again.
 
-use super::element::{Finding, Found, Place, short_enough};
+use super::element::{Finding, Found, Place};
 use super::key::Key;
+use super::number::is_missing;
 use super::path::{Path, Shown};
 use super::refusal::Refusal;
 use super::syntax::Broken;
@@ -26,19 +27,20 @@ pub(super) struct Object<'t> {
     // By place in the list of words; only those of `seen` are from this object.
     values: [&'t str; N_WORDS],
     seen: Words,
-    // There more than once, when it was read; then settled as one of these, if not as one value.
+    // Those that are there more than once; the next two are of these.
     repeated: Words,
+    // By the very same key.
     twice: Words,
-    disagreeing: Words,
+    // In several spellings whose values disagree.
+    contested: Words,
     is_empty: bool,
 }
 
 impl<'t> Object<'t> {
     /// To be filled by [`read`](Object::read), as often as there are objects.
     pub(super) fn new() -> Self {
-        let none = Words::NONE;
-        let values = [""; N_WORDS];
-        Object { text: "", values, seen: none, repeated: none, twice: none, disagreeing: none, is_empty: true }
+        let (seen, repeated, twice, contested) = (Words::NONE, Words::NONE, Words::NONE, Words::NONE);
+        Object { text: "", values: [""; N_WORDS], seen, repeated, twice, contested, is_empty: true }
     }
 
     /// Reads the object that `text` begins with, and gives the number of its bytes.
@@ -56,7 +58,7 @@ impl<'t> Object<'t> {
         // The only way to ask serde_json for its position.
         let end = deserializer.into_iter::<IgnoredAny>().byte_offset();
         self.text = &text[..end];
-        (self.twice, self.disagreeing) = (Words::NONE, Words::NONE);
+        (self.twice, self.contested) = (Words::NONE, Words::NONE);
         if !self.repeated.is_empty() {
             self.settle();
         }
@@ -88,59 +90,62 @@ impl<'t> Object<'t> {
         self.seen.and(words).places().any(|idx| !matches!(self.values[idx].as_bytes(), [b'{' | b'[' | b'n', ..]))
     }
 
+    /// The bytes of what rows can be made of.
+    pub(super) fn n_field_bytes(&self) -> usize {
+        let values = self.seen.and(Words::FIELDS).places().map(|idx| self.values[idx]);
+        // What is nested is refused without a look at it.
+        values.filter(|value| !value.starts_with(['{', '['])).map(str::len).sum()
+    }
+
     /// The words whose value is an object, in the order of their list.
     pub(super) fn nested(&self, words: Words) -> impl Iterator<Item = Word> {
         let places = self.seen.and(words).places();
         places.filter(|idx| self.values[*idx].starts_with('{')).map(Word::at)
     }
 
-    /// The value of a word as it was sent; the first if there are several.
+    /// The value of a word as it was sent; if there are several, the first that is not missing.
     pub(super) fn raw(&self, word: Word) -> Option<&'t str> {
         self.has_any(Words::only(word)).then(|| self.values[word.idx()])
     }
 
-    /// The text of a word whose value is a string without escapes; the first if there are several.
+    /// The text of a word whose value is a string without escapes; of several as [`raw`](Object::raw).
     pub(super) fn text_of(&self, word: Word) -> Option<&'t str> {
         self.raw(word)?.strip_prefix('"')?.strip_suffix('"')
     }
 
     /// The value of a word as it was sent, if there is just one.
     pub(super) fn sole_raw(&self, path: &Path<'_>, word: Word) -> Result<Option<&'t str>, Refusal> {
-        self.unambiguous(Place { path, field: word.name() }, word.idx())?;
+        self.check_sole(Place { path, field: word.name() }, word.idx())?;
         Ok(self.raw(word))
     }
 
-    /// The first of the words whose value is not missing, in the order of their list; refused if it has more than
-    /// `bytes_max` bytes.
+    fn check_sole(&self, place: Place<'_>, idx: usize) -> Result<(), Refusal> {
+        if self.twice.has(idx) {
+            return Err(place.refusal(Class::Ambiguous, "the key is there more than once"));
+        }
+        if self.contested.has(idx) {
+            return Err(place.refusal(Class::Ambiguous, "is there in several spellings that disagree"));
+        }
+        Ok(())
+    }
+
+    /// The first of the words whose value is not missing, in the order of their list.
     #[inline]
     pub(super) fn first<'f>(
         &self,
         path: &'f Path<'f>,
         words: Words,
         is_missing: fn(&Scalar<'_>) -> bool,
-        bytes_max: usize,
     ) -> Finding<'f, 't> {
         for idx in self.seen.and(words).places() {
             let place = Place { path, field: super::word::name(idx) };
-            self.unambiguous(place, idx)?;
-            let value = self.values[idx];
-            short_enough(place, value, bytes_max)?;
-            let scalar = Scalar::of(value).map_err(|what| place.refusal(Class::Encoding, what))?;
+            self.check_sole(place, idx)?;
+            let scalar = Scalar::of(self.values[idx]).map_err(|what| place.refusal(Class::Encoding, what))?;
             if !is_missing(&scalar) {
                 return Ok(Some(Found { place, scalar }));
             }
         }
         Ok(None)
-    }
-
-    fn unambiguous(&self, place: Place<'_>, idx: usize) -> Result<(), Refusal> {
-        if self.twice.has(idx) {
-            return Err(place.refusal(Class::Ambiguous, "the key is there more than once"));
-        }
-        if self.disagreeing.has(idx) {
-            return Err(place.refusal(Class::Ambiguous, "is there in several spellings that disagree"));
-        }
-        Ok(())
     }
 
     /// For each list of names, how many of its keys are in it, without regard to case and underscores in long names.
@@ -163,27 +168,37 @@ impl<'t> Object<'t> {
         listed
     }
 
-    /// Words that are there more than once: ambiguous if by the very same key, or by keys that differ in case or
-    /// underscores only and disagree. Once for the object, because there can be many elements inside that ask.
+    /// Finds out about the words that are there more than once: by the very same key, or by keys that differ in case or
+    /// underscores only, whose values may agree but for those that are missing. Once for all who ask: an envelope is
+    /// asked by each of its elements.
     #[cold]
     fn settle(&mut self) {
-        let mut entries = Repeated { words: self.repeated, found: Vec::new() };
+        let mut entries = Entries { of: self.repeated, found: Vec::new() };
         // It has been read before, so it is a JSON object.
         let _ = serde_json::Deserializer::from_str(self.text).deserialize_map(&mut entries);
-        entries.found.sort_unstable();
-        for of_word in entries.found.chunk_by(|one, other| one.0 == other.0) {
-            let word = Word::at(of_word[0].0);
-            let mut values = of_word.iter().map(|(_, _, value)| *value).filter(|value| *value != "null");
-            let first = values.next().unwrap_or("null");
+        let mut found = entries.found;
+        // Stable: of one word and key the first stays in front.
+        found.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        for of_word in found.chunk_by(|one, other| one.0 == other.0) {
+            let idx = of_word[0].0;
             if of_word.windows(2).any(|pair| pair[0].1 == pair[1].1) {
-                self.twice = self.twice.with(Words::only(word));
-            } else if values.any(|value| value != first) {
-                self.disagreeing = self.disagreeing.with(Words::only(word));
-            } else {
-                self.values[word.idx()] = first;
+                self.twice = self.twice.with(Words::only(Word::at(idx)));
+                continue;
+            }
+            let mut values = of_word.iter().map(|(_, _, value)| *value).filter(|value| !says_nothing(value));
+            if let Some(first) = values.next() {
+                self.values[idx] = first;
+                if values.any(|value| value != first) {
+                    self.contested = self.contested.with(Words::only(Word::at(idx)));
+                }
             }
         }
     }
+}
+
+/// Whether a value is missing, as far as it can be read.
+fn says_nothing(json: &str) -> bool {
+    Scalar::of(json).is_ok_and(|scalar| is_missing(&scalar))
 }
 
 /// A JSON value that is not looked into.
@@ -296,13 +311,13 @@ impl Visitor<'_> for FastKey {
     }
 }
 
-/// Collects all keys and values of some words.
-struct Repeated<'t> {
-    words: Words,
+/// Collects all keys and values of some words, with each word's place in the list.
+struct Entries<'t> {
+    of: Words,
     found: Vec<(usize, Cow<'t, str>, &'t str)>,
 }
 
-impl<'t> Visitor<'t> for &mut Repeated<'t> {
+impl<'t> Visitor<'t> for &mut Entries<'t> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -312,9 +327,7 @@ impl<'t> Visitor<'t> for &mut Repeated<'t> {
     fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             let value = map.next_value::<&'t RawValue>()?.get();
-            if let Some(word) = Word::of(&key)
-                && self.words.has(word.idx())
-            {
+            if let Some(word) = Word::of(&key).filter(|word| self.of.has(word.idx())) {
                 self.found.push((word.idx(), key, value));
             }
         }

@@ -17,7 +17,10 @@ use crate::row::{Origin, PriceRow, Skip};
 pub(super) const PROFILE: Profile = Profile {
     target: Target::Prices,
     signs: Words::only(Word::Event),
-    recognizes: |element| matches!(event(element), Some("T" | "A" | "AM" | "Q" | "status")),
+    // A relay's quote, with a price by a long name, can have kept it.
+    recognizes: |element| {
+        matches!(event(element), Some("T" | "A" | "AM" | "Q" | "status")) && !element.object.has_scalar(Words::PRICE)
+    },
     reads: Reads::Itself(read),
     looks: r#"an "ev" of T, A, AM, Q or status, and with T or A "sym" and their short keys"#,
     keys: &["ev", "sym"],
@@ -28,24 +31,26 @@ fn event<'t>(element: &Element<'_, 't>) -> Option<&'t str> {
 }
 
 fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
+    // Two kinds of event at once are none.
+    if let Err(refusal) = element.object.sole_raw(element.path, Word::Event) {
+        return elements.refuse(refusal);
+    }
     let row = match event(element) {
         Some("Q") => return elements.skip(Skip::NotAPrice),
         Some("status") => return elements.skip(Skip::Status),
-        Some("T") => price(element, ["ev", "sym", "p", "s", "t"], elements.origin()),
-        _ => price(element, ["ev", "sym", "c", "v", "e"], elements.origin()),
+        Some("T") => price(element, ["sym", "p", "s", "t"], elements.origin()),
+        _ => price(element, ["sym", "c", "v", "e"], elements.origin()),
     };
     elements.price(row);
 }
 
-fn price<'t>(element: &Element<'_, 't>, names: [&'static str; 5], origin: Origin) -> Result<PriceRow<'t>, Refusal> {
+fn price<'t>(element: &Element<'_, 't>, names: [&'static str; 4], origin: Origin) -> Result<PriceRow<'t>, Refusal> {
     let (path, fields) = (element.path, Fields::read(names, element.object.text()));
-    // Two kinds of event at once are none.
-    fields.need(path, 0)?;
     let parts = PriceParts {
-        symbol: fields.find_not_null(path, 1),
-        price: fields.need(path, 2),
-        volume: fields.find(path, 3),
-        time: fields.find(path, 4),
+        symbol: fields.find_not_null(path, 0),
+        price: fields.need(path, 1),
+        volume: fields.find(path, 2),
+        time: fields.find(path, 3),
         fetch_time: element.first(Words::FETCH_TIME),
         clock: Clock::of(element.settings),
     };

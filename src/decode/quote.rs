@@ -7,18 +7,21 @@ use super::refusal::Refusal;
 use super::rows::{PriceParts, price_row};
 use super::settings::Target;
 use super::time::Clock;
-use super::word::Words;
+use super::word::{Word, Words};
 use crate::row::{Class, Origin, PriceRow};
 
 /// The profile.
 pub(super) const PROFILE: Profile = Profile {
     target: Target::Prices,
     signs: Words::SYMBOL.with(Words::PRICE),
-    recognizes: |_| true,
+    // A window that has come to a topic of prices is none without a price.
+    recognizes: |element| element.object.has_any(Words::PRICE) || !element.object.has_any(WINDOWED),
     reads: Reads::Itself(read),
     looks: r#"a "symbol" and a "price", maybe "volume", "timestamp" and "fetch_timestamp""#,
     keys: &["volume", "size", "quantity", "timestamp", "ts", "time", "datetime", "date", "fetch_timestamp"],
 };
+
+const WINDOWED: Words = Words::WINDOW.with(Words::only(Word::KsqlWindowStart)).with(Words::only(Word::KsqlWindowEnd));
 
 fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
     elements.price(flat_row(element, Words::PRICE, elements.origin()));

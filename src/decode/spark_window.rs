@@ -19,9 +19,12 @@ use std::ops::Range;
 pub(super) const PROFILE: Profile = Profile {
     target: Target::Metrics,
     signs: Words::only(Word::Window),
+    // A quote can have such a field, but hardly figures with it.
     recognizes: |element| {
         element.object.raw(Word::Window).is_some_and(|window| window.starts_with('{'))
-            && !element.object.has_any(Words::PRICE)
+            && (element.settings.target == Target::Metrics
+                || !element.object.has_any(Words::PRICE)
+                || figures_of(element).has_any())
     },
     reads: Reads::Itself(read),
     looks: r#"a "window" with "start" and "end", "symbol", and figures such as "avg(price)""#,
@@ -55,8 +58,7 @@ fn read<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) {
 fn row<'t>(element: &Element<'_, 't>, origin: Origin) -> Result<MetricRow<'t>, Refusal> {
     let window = element.object.sole_raw(element.path, Word::Window)?.unwrap_or_default();
     let (path, ends) = (Path::Key(element.path, Word::Window.name()), Fields::read(["start", "end"], window));
-    let place_of = |key: &str| NAMES.iter().position(|name| is_same_name(name, key));
-    let figures = Fields::read_by(NAMES, element.object.text(), place_of);
+    let figures = figures_of(element);
     let parts = MetricParts {
         symbol: element.first_not_null(Words::SYMBOL),
         window: [ends.need(&path, 0), ends.need(&path, 1)],
@@ -64,6 +66,11 @@ fn row<'t>(element: &Element<'_, 't>, origin: Origin) -> Result<MetricRow<'t>, R
         clock: Clock::of(element.settings),
     };
     metric_row(element, parts, origin)
+}
+
+fn figures_of<'t>(element: &Element<'_, 't>) -> Fields<'t, { NAMES.len() }> {
+    let place_of = |key: &str| NAMES.iter().position(|name| is_same_name(name, key));
+    Fields::read_by(NAMES, element.object.text(), place_of)
 }
 
 fn first<'e, 't>(

@@ -257,6 +257,37 @@ fn two_spellings_of_a_key_are_ambiguous_if_they_disagree() {
 }
 
 #[test]
+fn a_field_around_thousands_of_elements_is_looked_for_once() {
+    // Work that grows with the square of the size would not come to an end here.
+    let around = r#""fetched_at":7,"fetchedAt":7"#;
+    let prices = vec![r#"{"price":1}"#; 50_000].join(",");
+    let value = format!(r#"{{{around},"symbol":"A","data":[{prices}]}}"#);
+    let mut out = Decoded::default();
+    assert_eq!(decode(&record(value.as_bytes()), 0, &Settings::default(), &mut out), Fate::Rows);
+    assert_eq!(out.prices.len(), 50_000);
+    assert!(out.prices.iter().all(|row| row.fetch_timestamp == Some(7)));
+}
+
+#[test]
+fn a_long_field_around_thousands_of_elements_is_not_kept_for_each() {
+    let volume = format!(r#""\u0039{}""#, "9".repeat(131_071));
+    let prices = vec![r#"{"price":1,"ts":0}"#; 20_000].join(",");
+    let series: Vec<String> = (0..20_000).map(|at| format!(r#""{at}":{{"4. close":"1","5. volume":"1"}}"#)).collect();
+    let column: Vec<String> = (0..20_000).map(|at| format!(r#""{at}":1"#)).collect();
+    for value in [
+        format!(r#"{{"symbol":"A","volume":{volume},"data":[{prices}]}}"#),
+        format!(r#"{{"symbol":"A","volume":{volume},"Close":{{{}}}}}"#, column.join(",")),
+        format!(r#"{{"symbol":"A","volume":{volume},"data":{{"Time Series (1min)":{{{}}}}}}}"#, series.join(",")),
+    ] {
+        let mut out = Decoded::default();
+        assert_eq!(decode(&record(value.as_bytes()), 0, &Settings::default(), &mut out), Fate::Rows);
+        assert!(out.prices.len() < 1000, "{}", out.prices.len());
+        let last = out.dead_letters.last().unwrap();
+        assert_eq!(last.class, Class::TooLarge, "{}", last.reason);
+    }
+}
+
+#[test]
 fn markers_of_nothing_are_missing() {
     for marker in [r#""""#, r#""  ""#, r#""None""#, r#""N/A""#, r#""N\/A""#, r#"" - ""#, "null"] {
         assert_eq!(

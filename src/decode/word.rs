@@ -75,8 +75,8 @@ words! {
     AvgVolume = "avg_volume",
     Data = "data",
     Payload = "payload",
-    LastTradePrice = "LastTradePrice",
     // From here on only this very spelling counts.
+    LastTradePrice = "LastTradePrice",
     Event = "ev",
     BinanceEvent = "e",
     Type = "type",
@@ -106,7 +106,7 @@ impl Word {
         match by_letters(key) {
             Some(Word::WindowStart) if key == Word::KsqlWindowStart.name() => Some(Word::KsqlWindowStart),
             Some(Word::WindowEnd) if key == Word::KsqlWindowEnd.name() => Some(Word::KsqlWindowEnd),
-            Some(word) if word >= Word::Event && key != word.name() => None,
+            Some(word) if word >= Word::LastTradePrice && key != word.name() => None,
             None if is_time_series(key) => Some(Word::TimeSeries),
             // One letter too long to be packed.
             None if key.eq_ignore_ascii_case(Word::LastTradeDateTime.name()) => Some(Word::LastTradeDateTime),
@@ -162,6 +162,11 @@ impl Words {
     pub(super) const WINDOW: Words = Words::from_to(Word::WindowStart, Word::WindowEnd);
     /// What is known about a window.
     pub(super) const FIGURES: Words = Words::from_to(Word::AvgPrice, Word::AvgVolume);
+
+    /// Everything that rows are made of.
+    pub(super) const FIELDS: Words = Words::from_to(Word::Symbol, Word::AvgVolume)
+        .with(Words::from_to(Word::LastTradePrice, Word::LastTradePrice))
+        .with(Words::from_to(Word::LastTradeDateTime, Word::KsqlWindowEnd));
 
     /// The words from one to another of the list, both included.
     const fn from_to(first: Word, last: Word) -> Words {
@@ -281,7 +286,7 @@ mod tests {
         for series in ["Time Series (Daily)", "Monthly Time Series"] {
             assert_eq!(Word::of(series), Some(Word::TimeSeries), "{series}");
         }
-        for key in ["E", "_e", "EV", "note", "Type", "time series (daily)", "window_"] {
+        for key in ["last_trade_price", "E", "_e", "EV", "note", "Type", "time series (daily)", "window_"] {
             assert_eq!(Word::of(key), None, "{key}");
         }
     }
