@@ -89,8 +89,7 @@ fn read<'a>(
             Ok(text) => {
                 let format = settings.format;
                 let elements = &mut elements;
-                Walk { record, settings, format, around: None, n_shared_bytes: 0, object: Object::new(), elements }
-                    .message(text);
+                Walk { record, settings, format, around: None, object: Object::new(), elements }.message(text);
             }
             Err(error) => {
                 let what = format_args!("is not UTF-8 from byte {} on", error.valid_up_to());
@@ -120,8 +119,6 @@ struct Walk<'w, 'o, 't> {
     format: Format,
     // The envelope.
     around: Option<&'w Element<'w, 't>>,
-    // Of the fields around.
-    n_shared_bytes: usize,
     // One for all objects of the message, because it is large.
     object: Object<'t>,
     elements: &'w mut Elements<'o, 't>,
@@ -178,7 +175,7 @@ impl<'t> Walk<'_, '_, 't> {
 
     fn object(&mut self, text: &'t str, at: usize, level: Level, path: &Path<'_>) -> Result<usize, Broken> {
         let end = at + self.object.read(&text[at..]).map_err(|broken| broken.after(at))?;
-        let Walk { record, settings, format, around, n_shared_bytes, object, elements } = self;
+        let Walk { record, settings, format, around, object, elements } = self;
         if !level.is_measured && is_deeper(object.text(), DEPTH_MAX - level.depth) {
             elements.refuse(too_deep(path));
             return Ok(end);
@@ -187,12 +184,7 @@ impl<'t> Walk<'_, '_, 't> {
             elements.skip(Skip::Empty);
             return Ok(end);
         }
-        if !elements.may_share(*n_shared_bytes) {
-            elements.refuse(Refusal::shares_too_much(path));
-            return Ok(end);
-        }
-        let n_shared_bytes = *n_shared_bytes;
-        let element = Element { record, settings, object, path, around: *around, n_shared_bytes };
+        let element = Element { record, settings, object, path, around: *around };
         let Some((found, profile)) = profile::find(&element, *format) else {
             elements.refuse_with(|| profile::unknown(&element, *format));
             return Ok(end);
@@ -200,20 +192,17 @@ impl<'t> Walk<'_, '_, 't> {
         elements.note_format(*found);
         match profile.reads {
             Reads::Itself(read) => read(&element, elements),
-            Reads::Inside(open) => match open(&element) {
-                Ok(Inside::Value(key, value)) => {
-                    let format = if *found == Format::Envelope { Format::Auto } else { *format };
-                    let (around, object) = (Some(&element), Object::new());
-                    let n_shared_bytes = n_shared_bytes + element.object.n_field_bytes();
-                    Walk { record, settings, format, around, n_shared_bytes, object, elements }.inside(
-                        value,
-                        level,
-                        &Path::Key(path, key),
-                    );
+            Reads::Inside(open) => {
+                match open(&element) {
+                    Ok(Inside::Value(key, value)) => {
+                        let format = if *found == Format::Envelope { Format::Auto } else { *format };
+                        Walk { record, settings, format, around: Some(&element), object: Object::new(), elements }
+                            .inside(value, level, &Path::Key(path, key));
+                    }
+                    Ok(Inside::Nothing(reason)) => elements.skip(reason),
+                    Err(refusal) => elements.refuse(refusal),
                 }
-                Ok(Inside::Nothing(reason)) => elements.skip(reason),
-                Err(refusal) => elements.refuse(refusal),
-            },
+            }
         }
         Ok(end)
     }
@@ -273,11 +262,11 @@ impl<'t> Walk<'_, '_, 't> {
                 self.refuse_shape(path, "is JSON in a string in a string in a string");
             }
             Ok(inner) => {
-                let Walk { record, settings, format, around, n_shared_bytes, elements, .. } = self;
+                let Walk { record, settings, format, around, elements, .. } = self;
                 let level = Level { unwraps: level.unwraps + 1, is_measured: false, ..level };
                 elements.with_shorter(&inner, |inner, elements| {
-                    let (format, around, n_shared_bytes) = (*format, *around, *n_shared_bytes);
-                    Walk { record, settings, format, around, n_shared_bytes, object: Object::new(), elements }
+                    let (format, around) = (*format, *around);
+                    Walk { record, settings, format, around, object: Object::new(), elements }
                         .documents(inner, level, path);
                 });
             }

@@ -126,20 +126,15 @@ fn time_series<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) -
     let series_of = Series {
         element,
         path: &path,
-        symbol: &|| meta.find_not_null(&meta_path, 0),
+        symbol: &|| meta.shared_not_null(&meta_path, 0),
         clock: clock(element, meta.find(&meta_path, 1)),
     };
     let entries = Entries::read(series);
     if entries.is_empty() {
         elements.skip(Skip::Empty);
     }
-    let n_shared_bytes = element.n_shared_bytes + element.object.n_field_bytes() + meta.n_bytes(0);
     for entry in entries.iter() {
-        let row = match elements.may_share(n_shared_bytes) {
-            true => series_of.row(entry, elements.origin()),
-            false => Err(Refusal::shares_too_much(&path)),
-        };
-        elements.price(row);
+        elements.price(series_of.row(entry, elements.origin()));
     }
     Ok(())
 }
@@ -171,7 +166,7 @@ impl<'t> Series<'_, 't> {
             price: fields.need(&path, 0),
             volume: fields.find(&path, 1),
             time: Ok(Some(Found { place, scalar: Scalar::Text(Cow::Borrowed(&entry.key)) })),
-            fetch_time: self.element.first(Words::FETCH_TIME),
+            fetch_time: self.element.shared(Words::FETCH_TIME),
             clock: self.clock.clone()?,
         };
         price_row(self.element, parts, origin)

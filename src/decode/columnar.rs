@@ -68,13 +68,8 @@ fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) ->
         price,
     };
     let labels = || frame.price.entries.iter().map(|entry| &*entry.key);
-    let n_shared_bytes = element.n_shared_bytes + element.object.n_field_bytes();
     for (row_idx, label) in labels().enumerate() {
-        let row = match elements.may_share(n_shared_bytes) {
-            true => frame.row(label, row_idx, elements.origin()),
-            false => Err(Refusal::shares_too_much(&frame.price.path)),
-        };
-        elements.price(row);
+        elements.price(frame.row(label, row_idx, elements.origin()));
     }
     // Labels that only other columns have: values without a price.
     let mut known: HashSet<Cow<'t, str>> = HashSet::new();
@@ -141,17 +136,17 @@ impl<'t> Frame<'_, 't> {
         let place = Place { path: &self.price.path, field: label };
         let label_time = (!self.is_numbered).then_some(Found { place, scalar: Scalar::Text(Cow::Borrowed(label)) });
         let parts = PriceParts {
-            symbol: cell(&self.symbol, label, row_idx).unwrap_or_else(|| element.first_not_null(Words::SYMBOL)),
+            symbol: cell(&self.symbol, label, row_idx).unwrap_or_else(|| element.shared_not_null(Words::SYMBOL)),
             price: self
                 .price
                 .cell(label, row_idx)
                 .and_then(|found| found.ok_or_else(|| place.refusal(Class::Missing, "is missing"))),
-            volume: cell(&self.volume, label, row_idx).unwrap_or_else(|| element.first(Words::VOLUME)),
+            volume: cell(&self.volume, label, row_idx).unwrap_or(Ok(None)),
             time: match cell(&self.time, label, row_idx) {
                 Some(Ok(None)) | None => Ok(label_time),
                 Some(found) => found,
             },
-            fetch_time: cell(&self.fetch_time, label, row_idx).unwrap_or_else(|| element.first(Words::FETCH_TIME)),
+            fetch_time: cell(&self.fetch_time, label, row_idx).unwrap_or_else(|| element.shared(Words::FETCH_TIME)),
             clock: Clock::of(element.settings),
         };
         price_row(element, parts, origin)

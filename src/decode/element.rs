@@ -22,25 +22,37 @@ pub(super) struct Element<'e, 't> {
     pub path: &'e Path<'e>,
     /// The object around it, if that is an envelope: a field that is missing inside is taken from there.
     pub around: Option<&'e Element<'e, 't>>,
-    /// The bytes of the fields around it, which it shares with its neighbours.
-    pub n_shared_bytes: usize,
 }
+
+/// Bytes of a value, as it was sent, that more than one row is to hold. Each has a copy of its own, so that a long one in
+/// a message of many rows would take as much memory as both multiplied.
+pub(super) const SHARED_BYTES_MAX: usize = 256;
 
 impl<'e, 't> Element<'e, 't> {
     /// The first of the words whose value is not missing, in the order of their list; inside before around.
     pub(super) fn first(&self, words: Words) -> Finding<'e, 't> {
-        self.first_unless(words, is_missing)
+        self.first_unless(words, is_missing, usize::MAX)
     }
 
     /// As [`first`](Element::first), where only null says that there is none.
     pub(super) fn first_not_null(&self, words: Words) -> Finding<'e, 't> {
-        self.first_unless(words, |scalar| *scalar == Scalar::Null)
+        self.first_unless(words, |scalar| *scalar == Scalar::Null, usize::MAX)
+    }
+
+    /// As [`first`](Element::first), where many rows are to hold it.
+    pub(super) fn shared(&self, words: Words) -> Finding<'e, 't> {
+        self.first_unless(words, is_missing, SHARED_BYTES_MAX)
+    }
+
+    /// As [`first_not_null`](Element::first_not_null), where many rows are to hold it.
+    pub(super) fn shared_not_null(&self, words: Words) -> Finding<'e, 't> {
+        self.first_unless(words, |scalar| *scalar == Scalar::Null, SHARED_BYTES_MAX)
     }
 
     #[inline]
-    fn first_unless(&self, words: Words, is_missing: fn(&Scalar<'_>) -> bool) -> Finding<'e, 't> {
-        match (self.object.first(self.path, words, is_missing)?, self.around) {
-            (None, Some(around)) => around.first_unless(words, is_missing),
+    fn first_unless(&self, words: Words, is_missing: fn(&Scalar<'_>) -> bool, bytes_max: usize) -> Finding<'e, 't> {
+        match (self.object.first(self.path, words, is_missing, bytes_max)?, self.around) {
+            (None, Some(around)) => around.first_unless(words, is_missing, SHARED_BYTES_MAX),
             (found, _) => Ok(found),
         }
     }
@@ -68,6 +80,18 @@ pub(super) struct Place<'f> {
 }
 
 impl Place<'_> {
+    /// Refuses a value that is too long.
+    #[inline]
+    pub(super) fn limit(self, json: &str, bytes_max: usize) -> Result<(), Refusal> {
+        match json.len() <= bytes_max {
+            true => Ok(()),
+            false => {
+                Err(self
+                    .refusal(Class::TooLarge, format_args!("has more than {bytes_max} bytes, and is for many rows")))
+            }
+        }
+    }
+
     /// Something is wrong with what is there.
     #[cold]
     pub(super) fn refusal(self, class: Class, what: impl fmt::Display) -> Refusal {

@@ -10,13 +10,6 @@ const LETTERS_MIN: usize = 1000;
 /// Bytes of a record for each further one. Two bytes can be an element, and a letter takes a hundred times as much.
 const BYTES_PER_LETTER: usize = 32;
 
-/// Bytes that an element may share with its neighbours without being counted: honest fields stay below.
-const SHARED_BYTES_FREE: usize = 256;
-/// Counted bytes that the elements of any record may share, each time they do.
-const SHARED_BYTES_MIN: usize = 1024 * 1024;
-/// Further ones for each byte of the record.
-const SHARED_PER_BYTE: usize = 16;
-
 /// What the elements of one record become.
 pub(super) struct Elements<'o, 't> {
     out: &'o mut Decoded<'t>,
@@ -24,7 +17,6 @@ pub(super) struct Elements<'o, 't> {
     skip: Option<Skip>,
     at_start: Mark,
     letters_max: usize,
-    shared_bytes_left: usize,
     // Elements that were refused when there were that many letters.
     n_unlisted: usize,
     // Kept only for those who ask.
@@ -60,8 +52,7 @@ impl<'o, 't> Elements<'o, 't> {
         };
         let letters_max = LETTERS_MIN + bytes / BYTES_PER_LETTER;
         let origin = Origin { record_idx, element: 0 };
-        let shared_bytes_left = SHARED_BYTES_MIN + bytes * SHARED_PER_BYTE;
-        Elements { out, origin, skip: None, at_start, letters_max, shared_bytes_left, n_unlisted: 0, formats }
+        Elements { out, origin, skip: None, at_start, letters_max, n_unlisted: 0, formats }
     }
 
     /// Where the next element is.
@@ -76,15 +67,6 @@ impl<'o, 't> Elements<'o, 't> {
         {
             formats.push(format);
         }
-    }
-
-    /// Whether the next element may use fields of so many bytes that are not its own. A number of a hundred thousand
-    /// digits beside as many elements would else be read, kept and written once for each.
-    pub(super) fn may_share(&mut self, n_bytes: usize) -> bool {
-        let counted = if n_bytes > SHARED_BYTES_FREE { n_bytes } else { 0 };
-        let left = self.shared_bytes_left.checked_sub(counted);
-        self.shared_bytes_left = left.unwrap_or(self.shared_bytes_left);
-        left.is_some()
     }
 
     /// The next element is a price, or none.
@@ -162,9 +144,8 @@ impl<'o, 't> Elements<'o, 't> {
         let letters_max = self.letters_max - (self.out.dead_letters.len() - self.at_start.dead_letters);
         let mut inner = Elements::new(&mut out, self.origin.record_idx, 0, self.formats.as_deref_mut());
         (inner.origin, inner.skip, inner.letters_max) = (self.origin, self.skip, letters_max);
-        inner.shared_bytes_left = self.shared_bytes_left;
         read(text, &mut inner);
-        (self.origin, self.skip, self.shared_bytes_left) = (inner.origin, inner.skip, inner.shared_bytes_left);
+        (self.origin, self.skip) = (inner.origin, inner.skip);
         self.n_unlisted += inner.n_unlisted;
         self.out.prices.extend(out.prices.into_iter().map(owned_price));
         self.out.metrics.extend(out.metrics.into_iter().map(owned_metric));

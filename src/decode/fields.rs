@@ -3,7 +3,7 @@
 //! Short keys collide between vendors: `s` is a symbol, a size or a start. So they are no words that count everywhere;
 //! each profile names the few it reads. The object is read a second time for them.
 
-use super::element::{Finding, Found, Place};
+use super::element::{Finding, Found, Place, SHARED_BYTES_MAX};
 use super::key::Key;
 use super::number::is_missing;
 use super::object::Scalar;
@@ -46,17 +46,12 @@ impl<'t, const N: usize> Fields<'t, N> {
         self.values.iter().any(Option::is_some)
     }
 
-    /// The bytes of a value.
-    pub(super) fn n_bytes(&self, place: usize) -> usize {
-        self.values[place].map_or(0, |(_, value)| value.len())
-    }
-
     /// A value that is not missing.
     pub(super) fn find<'f>(&self, path: &'f Path<'f>, place: usize) -> Finding<'f, 't>
     where
         't: 'f,
     {
-        self.find_unless(path, place, is_missing)
+        self.find_unless(path, place, is_missing, usize::MAX)
     }
 
     /// A value that is not null.
@@ -64,14 +59,29 @@ impl<'t, const N: usize> Fields<'t, N> {
     where
         't: 'f,
     {
-        self.find_unless(path, place, |scalar| *scalar == Scalar::Null)
+        self.find_unless(path, place, |scalar| *scalar == Scalar::Null, usize::MAX)
     }
 
-    fn find_unless<'f>(&self, path: &'f Path<'f>, place: usize, is_missing: fn(&Scalar<'_>) -> bool) -> Finding<'f, 't>
+    /// As [`find_not_null`](Fields::find_not_null), where many rows are to hold it.
+    pub(super) fn shared_not_null<'f>(&self, path: &'f Path<'f>, place: usize) -> Finding<'f, 't>
+    where
+        't: 'f,
+    {
+        self.find_unless(path, place, |scalar| *scalar == Scalar::Null, SHARED_BYTES_MAX)
+    }
+
+    fn find_unless<'f>(
+        &self,
+        path: &'f Path<'f>,
+        place: usize,
+        is_missing: fn(&Scalar<'_>) -> bool,
+        bytes_max: usize,
+    ) -> Finding<'f, 't>
     where
         't: 'f,
     {
         let Some((place, value)) = self.sole(path, place)? else { return Ok(None) };
+        place.limit(value, bytes_max)?;
         let scalar = Scalar::of(value).map_err(|what| place.refusal(Class::Encoding, what))?;
         Ok((!is_missing(&scalar)).then_some(Found { place, scalar }))
     }

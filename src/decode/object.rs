@@ -90,13 +90,6 @@ impl<'t> Object<'t> {
         self.seen.and(words).places().any(|idx| !matches!(self.values[idx].as_bytes(), [b'{' | b'[' | b'n', ..]))
     }
 
-    /// The bytes of what rows can be made of.
-    pub(super) fn n_field_bytes(&self) -> usize {
-        let values = self.seen.and(Words::FIELDS).places().map(|idx| self.values[idx]);
-        // What is nested is refused without a look at it.
-        values.filter(|value| !value.starts_with(['{', '['])).map(str::len).sum()
-    }
-
     /// The words whose value is an object, in the order of their list.
     pub(super) fn nested(&self, words: Words) -> impl Iterator<Item = Word> {
         let places = self.seen.and(words).places();
@@ -129,17 +122,19 @@ impl<'t> Object<'t> {
         Ok(())
     }
 
-    /// The first of the words whose value is not missing, in the order of their list.
+    /// The first of the words whose value is not missing, in the order of their list. It may have so many bytes.
     #[inline]
     pub(super) fn first<'f>(
         &self,
         path: &'f Path<'f>,
         words: Words,
         is_missing: fn(&Scalar<'_>) -> bool,
+        bytes_max: usize,
     ) -> Finding<'f, 't> {
         for idx in self.seen.and(words).places() {
             let place = Place { path, field: super::word::name(idx) };
             self.check_sole(place, idx)?;
+            place.limit(self.values[idx], bytes_max)?;
             let scalar = Scalar::of(self.values[idx]).map_err(|what| place.refusal(Class::Encoding, what))?;
             if !is_missing(&scalar) {
                 return Ok(Some(Found { place, scalar }));

@@ -20,12 +20,6 @@ impl Refusal {
         Refusal { class, reason: format!("{path}: {what}") }
     }
 
-    /// An element would use more of what it shares with its neighbours than a record's elements may together.
-    #[cold]
-    pub(super) fn shares_too_much(path: &Path<'_>) -> Self {
-        Refusal::at(path, Class::TooLarge, "shares too many bytes of long fields with too many other elements")
-    }
-
     /// Something is wrong with a field of the object at a place, or with its absence.
     #[cold]
     pub(super) fn of_field(path: &Path<'_>, field: &str, class: Class, what: impl fmt::Display) -> Self {

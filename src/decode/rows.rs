@@ -104,7 +104,7 @@ fn figure<'t>(found: Finding<'_, 't>) -> Result<Option<Decimal<'t>>, Refusal> {
 /// What was found, else what is around the element by one of the words.
 fn or_around<'f, 't: 'f>(element: &'f Element<'_, 't>, found: Finding<'f, 't>, words: Words) -> Finding<'f, 't> {
     match (found?, element.around) {
-        (None, Some(around)) => around.first(words),
+        (None, Some(around)) => around.shared(words),
         (found, _) => Ok(found),
     }
 }

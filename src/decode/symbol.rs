@@ -12,7 +12,7 @@ use std::borrow::Cow;
 const SYMBOL_BYTES_MAX: usize = 64;
 /// Bytes of a key that is plausible as a symbol, at most.
 const PLAUSIBLE_BYTES_MAX: usize = 32;
-/// Bytes of a key, with the spaces around it, that is read as a symbol, at most.
+/// Bytes of a key, with the spaces around it, that is read as a symbol, at most: each element of a record looks at it.
 const KEY_BYTES_MAX: usize = 1024;
 /// How a symbol is named in reasons if it isn't in the value.
 const FIELD: &str = "symbol";
@@ -25,7 +25,7 @@ pub(super) fn resolve<'t>(element: &Element<'_, 't>, found: Finding<'_, 't>) -> 
     match &settings.symbol {
         SymbolSource::Auto => {
             let found = match (found?, element.around) {
-                (None, Some(around)) => around.first_not_null(Words::SYMBOL)?,
+                (None, Some(around)) => around.shared_not_null(Words::SYMBOL)?,
                 (found, _) => found,
             };
             match (found, record.key.filter(|key| is_plausible(key)).map(std::str::from_utf8)) {
@@ -34,7 +34,6 @@ pub(super) fn resolve<'t>(element: &Element<'_, 't>, found: Finding<'_, 't>) -> 
                 _ => Err(here.refusal(Class::Missing, "is missing, and the record's key is no plausible symbol")),
             }
         }
-        // Looked at by each element.
         SymbolSource::Key if record.key.is_some_and(|key| key.len() > KEY_BYTES_MAX) => {
             Err(here.refusal(Class::Symbol, "the record's key is too long for a symbol"))
         }

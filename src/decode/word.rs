@@ -163,11 +163,6 @@ impl Words {
     /// What is known about a window.
     pub(super) const FIGURES: Words = Words::from_to(Word::AvgPrice, Word::AvgVolume);
 
-    /// Everything that rows are made of.
-    pub(super) const FIELDS: Words = Words::from_to(Word::Symbol, Word::AvgVolume)
-        .with(Words::from_to(Word::LastTradePrice, Word::LastTradePrice))
-        .with(Words::from_to(Word::LastTradeDateTime, Word::KsqlWindowEnd));
-
     /// The words from one to another of the list, both included.
     const fn from_to(first: Word, last: Word) -> Words {
         Words((u64::MAX << first as u32) & (u64::MAX >> (63 - last as u32)))
