@@ -39,6 +39,15 @@ impl<'e, 't> Element<'e, 't> {
         self.first_unless(words, |scalar| *scalar == Scalar::Null, usize::MAX)
     }
 
+    /// As [`first`](Element::first), where null and nothing but spaces say that there is none.
+    pub(super) fn first_not_empty(&self, words: Words) -> Finding<'e, 't> {
+        let is_empty = |scalar: &Scalar<'_>| match scalar {
+            Scalar::Text(text) => text.trim_ascii().is_empty(),
+            other => *other == Scalar::Null,
+        };
+        self.first_unless(words, is_empty, usize::MAX)
+    }
+
     /// As [`first`](Element::first), where many rows are to hold it.
     pub(super) fn shared(&self, words: Words) -> Finding<'e, 't> {
         self.first_unless(words, is_missing, SHARED_BYTES_MAX)

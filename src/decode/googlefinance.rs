@@ -31,7 +31,7 @@ fn row<'t>(element: &Element<'_, 't>, origin: Origin) -> Result<PriceRow<'t>, Re
     let price = element.first(PRICE)?;
     let parts = PriceParts {
         // All values are strings; empty is missing.
-        symbol: element.first(Words::SYMBOL),
+        symbol: element.first_not_empty(Words::SYMBOL),
         price: price.ok_or_else(|| element.missing(Word::LastTradePrice.name())),
         volume: element.first(Words::VOLUME),
         time: element.first(Words::only(Word::LastTradeDateTime)),
