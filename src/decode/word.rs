@@ -108,6 +108,8 @@ impl Word {
             Some(Word::WindowEnd) if key == Word::KsqlWindowEnd.name() => Some(Word::KsqlWindowEnd),
             Some(word) if word >= Word::LastTradePrice && key != word.name() => None,
             None if is_time_series(key) => Some(Word::TimeSeries),
+            // `Global Quote - DATA DELAYED BY 15 MINUTES`
+            None if key.starts_with(Word::GlobalQuote.name()) => Some(Word::GlobalQuote),
             // One letter too long to be packed.
             None if key.eq_ignore_ascii_case(Word::LastTradeDateTime.name()) => Some(Word::LastTradeDateTime),
             word => word,
