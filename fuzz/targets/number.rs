@@ -127,14 +127,14 @@ fn exponent(text: &str) -> Option<i64> {
 
 /// bigdecimal can read it: its scales are of 64 bits.
 fn has_short_exponent(text: &str) -> bool {
-    exponent(text).is_some_and(|exponent| exponent.abs() < 1 << 40)
+    exponent(text).is_some_and(|exponent| exponent.saturating_abs() < 1 << 40)
 }
 
 fn is_short(text: &str) -> bool {
-    text.len() < 1000 && exponent(text).is_some_and(|exponent| exponent.abs() < PLACES_MAX)
+    text.len() < 1000 && exponent(text).is_some_and(|exponent| exponent.saturating_abs() < PLACES_MAX)
 }
 
 /// So few places that neither limit of numeric can be passed.
 fn is_surely_in_range(text: &str) -> bool {
-    exponent(text).is_some_and(|exponent| text.len() as i64 + exponent.abs().min(1 << 40) < 16_383)
+    exponent(text).is_some_and(|exponent| text.len() as i64 + exponent.saturating_abs().min(1 << 40) < 16_383)
 }

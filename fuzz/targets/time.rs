@@ -96,7 +96,7 @@ fn is_documented(text: &str) -> bool {
 fn compare_with_number(text: &str, unit: TimestampUnit, time: Option<i128>) {
     // The text of a number is at most so long; a huge exponent would take bigdecimal a while.
     let exponent = text.split_once(['e', 'E']).map_or(Ok(0), |(_, exponent)| exponent.parse::<i64>());
-    if text.len() > 64 || !is_number(text) || !exponent.is_ok_and(|exponent| exponent.abs() <= 50) {
+    if text.len() > 64 || !is_number(text) || !exponent.is_ok_and(|exponent| exponent.saturating_abs() <= 50) {
         return;
     }
     let number = BigDecimal::from_str(text).expect("bigdecimal can read every number");
