@@ -42,6 +42,21 @@ impl Stage {
         Stage::with(Turn::alone(), test, n_partitions, &[])
     }
 
+    /// On the old broker, beside other tests.
+    pub fn old(test: &str, n_partitions: i32) -> Stage {
+        Stage::new(&format!("old_{test}"), n_partitions)
+    }
+
+    /// On the old broker, beside other tests, with settings of the topic.
+    pub fn old_with_configs(test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        Stage::with_configs(&format!("old_{test}"), n_partitions, configs)
+    }
+
+    /// On the old broker, alone: the test may stop the servers.
+    pub fn old_alone(test: &str, n_partitions: i32) -> Stage {
+        Stage::alone(&format!("old_{test}"), n_partitions)
+    }
+
     fn with(turn: Turn, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
         let name = format!("e2e_{test}_{:08x}", fastrand::u32(..));
         let topic = format!("{name}_prices");
@@ -79,7 +94,7 @@ impl Stage {
         Invocation::new(self.directory.clone())
             .env("DATABASE_URL", &servers().database_url)
             .set("pipeline", &self.name)
-            .set("kafka.brokers", &servers().brokers)
+            .set("kafka.brokers", servers().brokers_of(&self.name))
             .set("kafka.group", &self.name)
             .set("topics.0.name", &self.topic)
             .set("topics.0.target", "prices")
@@ -93,6 +108,11 @@ impl Stage {
     /// The same without a consumer group.
     pub fn invocation_of_all(&self) -> Invocation {
         self.invocation().set("kafka.assignment", "all")
+    }
+
+    /// The same by `client = "kafka"`.
+    pub fn invocation_of_old(&self) -> Invocation {
+        self.invocation_of_all().set("kafka.client", "kafka").set("kafka.isolation", "read_uncommitted")
     }
 
     /// A new connection whose unqualified names are those of this stage.
