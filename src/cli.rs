@@ -146,9 +146,8 @@ pub fn run(
     logger::start(config.log_format);
     let command = arguments.command;
     // The threads of `run` are looked after by its supervisor; everything else is done on this one.
-    catch_unwind(AssertUnwindSafe(|| execute(command, config))).unwrap_or_else(|_| {
-        Err(Stop::new(ExitCode::InvariantBroken, "the command panicked; its message is above"))
-    })
+    catch_unwind(AssertUnwindSafe(|| execute(command, config)))
+        .unwrap_or_else(|_| Err(Stop::new(ExitCode::InvariantBroken, "the command panicked; its message is above")))
 }
 
 fn execute(command: Command, config: Config) -> Result<(), Stop> {

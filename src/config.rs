@@ -12,8 +12,8 @@ mod secret;
 mod sources;
 mod topics;
 
-pub use database::{Database, DatabaseTls, TableName};
 pub use self::kafka::{AssignmentMode, Client, GroupProtocol, Isolation, Kafka, KafkaTls, Sasl, SaslMechanism};
+pub use database::{Database, DatabaseTls, TableName};
 pub use limits::{Batch, DeadLetters, LogFormat, Manage, Retry, Schema, Writers};
 pub use secret::Secret;
 pub use sources::{Problem, Sources};

@@ -170,13 +170,15 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
     };
     match kafka.client {
         #[cfg(feature = "client-krafka")]
-        Client::Krafka => {}
+        Client::Krafka => check_membership(reader, &kafka),
         #[cfg(feature = "client-kafka")]
-        Client::Kafka => {
-            refuse_what_is_newer(reader, &kafka);
-            return kafka;
-        }
+        Client::Kafka => refuse_what_is_newer(reader, &kafka),
     }
+    kafka
+}
+
+#[cfg(feature = "client-krafka")]
+fn check_membership(reader: &mut Reader, kafka: &Kafka) {
     if kafka.instance_id.is_some() && kafka.group_protocol == GroupProtocol::Consumer {
         // The client waits for its own earlier self: after a kill it would read nothing until the session ends.
         let what = "needs a classic group; leave kafka.group_protocol at \"auto\", or set it to \"classic\"";
@@ -186,7 +188,6 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
         let what = "is of use only with kafka.assignment = \"group\"";
         reader.complain(&["kafka.instance_id", "kafka.assignment"], what);
     }
-    kafka
 }
 
 /// What protocol version 0, or the client that speaks it, does not have.

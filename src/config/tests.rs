@@ -399,6 +399,7 @@ fn the_settings_of_a_topic_are_read() {
     }
 }
 
+#[cfg(feature = "client-kafka")]
 const OLD_CLIENT: &str = "[kafka]\nclient = \"kafka\"\n";
 
 #[cfg(all(feature = "client-kafka", feature = "client-krafka"))]
@@ -409,7 +410,8 @@ fn the_client_for_old_brokers_is_told_what_it_can_do() {
     assert_eq!((config.kafka.client, config.kafka.assignment), (Client::Kafka, AssignmentMode::All));
     assert_eq!(file("").config().kafka.client, Client::Krafka);
     for text in ["start_at = \"latest\"", "start_at = \"kafka-group\"", "assignment = [0, 2]"] {
-        let told = told.replace("assignment = \"all\"\n", if text.starts_with('a') { "" } else { "assignment = \"all\"\n" });
+        let told =
+            told.replace("assignment = \"all\"\n", if text.starts_with('a') { "" } else { "assignment = \"all\"\n" });
         assert_eq!(file(&format!("{told}{text}")).config().kafka.client, Client::Kafka);
     }
     let errors = file(OLD_CLIENT).errors();
@@ -429,9 +431,8 @@ fn the_client_for_old_brokers_is_told_what_it_can_do() {
 fn what_the_client_for_old_brokers_lacks_is_refused_in_one_line() {
     let scratch = Scratch::new();
     let password = scratch.file("password", "secret").display().to_string();
-    let sasl = format!(
-        "[kafka.sasl]\nmechanism = \"SCRAM-SHA-256\"\nusername = \"me\"\npassword_file = \"{password}\""
-    );
+    let sasl =
+        format!("[kafka.sasl]\nmechanism = \"SCRAM-SHA-256\"\nusername = \"me\"\npassword_file = \"{password}\"");
     for (text, line, key) in [
         ("assignment = \"group\"\nisolation = \"read_uncommitted\"", 3, "kafka.assignment"),
         ("assignment = \"all\"\nisolation = \"read_committed\"", 4, "kafka.isolation"),

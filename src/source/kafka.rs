@@ -488,13 +488,7 @@ impl KafkaSource {
     }
 
     /// Takes in what was said of one partition.
-    fn take_in(
-        &mut self,
-        ask: &Ask,
-        said: Said,
-        share: i32,
-        on_record: &mut OnRecord<'_>,
-    ) -> Result<(), SourceFault> {
+    fn take_in(&mut self, ask: &Ask, said: Said, share: i32, on_record: &mut OnRecord<'_>) -> Result<(), SourceFault> {
         let Said { high_watermark, sight } = said;
         let asked = ask.from.0;
         let (limit, found) = match sight {
@@ -744,7 +738,10 @@ impl Source for KafkaSource {
                 Err(fault) => first_fault = first_fault.or(Some(fault)),
             }
         }
-        if are_led && self.away_since.is_none() && let Err(fault) = self.look_for_leaders() {
+        if are_led
+            && self.away_since.is_none()
+            && let Err(fault) = self.look_for_leaders()
+        {
             log::debug!("looking for leaders: {fault}");
         }
         if let Some(fault) = first_fault {
@@ -840,7 +837,9 @@ fn unreadable_bytes(error: &Error) -> Option<&'static str> {
         Error::Kafka(KafkaCode::CorruptMessage) => Some("its bytes are damaged"),
         Error::InvalidSnappy(_) => Some("it can't be decompressed"),
         // The decompressors speak like this, sockets never do.
-        Error::Io(error) if matches!(error.kind(), ErrorKind::Other | ErrorKind::InvalidData | ErrorKind::InvalidInput) => {
+        Error::Io(error)
+            if matches!(error.kind(), ErrorKind::Other | ErrorKind::InvalidData | ErrorKind::InvalidInput) =>
+        {
             Some("it can't be decompressed")
         }
         _ => None,
@@ -928,9 +927,8 @@ fn outcomes(answers: Vec<Response>) -> HashMap<TopicPartition, Outcome> {
 
 /// What a broker means that gives no records of a partition.
 fn refusal(error: &Error, topic: &str) -> Outcome {
-    let refused = |why: &str| {
-        Outcome::Said(Said { high_watermark: NextOffset(i64::MAX), sight: Sight::Refused(why.to_owned()) })
-    };
+    let refused =
+        |why: &str| Outcome::Said(Said { high_watermark: NextOffset(i64::MAX), sight: Sight::Refused(why.to_owned()) });
     match error {
         Error::ArcSelf(inner) => refusal(inner, topic),
         Error::Kafka(KafkaCode::OffsetOutOfRange) => Outcome::OffTheLog,

@@ -40,7 +40,11 @@ fn a_backlog_on_an_old_broker_becomes_rows_and_a_second_run_adds_none() {
     for (number, end) in &ends {
         let wanted = format!("\"end_offset\":{end},");
         let line = status.stdout.lines().find(|line| line.contains(&format!("\"partition\":{number},")));
-        assert!(line.is_some_and(|line| line.contains(&wanted) && line.contains("\"lag\":0")), "{}", status.stdout);
+        assert!(
+            line.is_some_and(|line| line.contains(&wanted) && line.contains("\"lag_records\":0")),
+            "{}",
+            status.stdout
+        );
     }
     let explained = invocation.output(&["explain", "--from-kafka", "7", "--json"]).expect_code(0);
     assert_eq!(explained.stdout.lines().filter(|line| line.contains("\"price\"")).count(), 7, "{}", explained.stdout);
@@ -215,10 +219,8 @@ fn holes_in_a_compacted_topic_are_told_from_lost_records() {
 fn new_partitions_and_topics_are_read_from_an_old_broker() {
     let stage = Stage::old("growing", 1);
     let later = format!("{}_later", stage.name);
-    let invocation = stage
-        .invocation_of_old()
-        .set("topics.0.name", "")
-        .set("topics.0.pattern", format!("^{}_", stage.name));
+    let invocation =
+        stage.invocation_of_old().set("topics.0.name", "").set("topics.0.pattern", format!("^{}_", stage.name));
     let mut worker = invocation.start(&["run"]);
     stage.produce(500);
     stage.wait_until_drained(LIMIT);

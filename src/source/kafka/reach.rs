@@ -234,7 +234,7 @@ mod tests {
                 reach.was_read(160_000, true, 512 << 10);
             }
         }
-        assert!((set..2 * set).contains(&reach.limit()), "{reach:?}");
+        assert!(reach.limit() < 2 * set, "{reach:?}");
         assert!(n_empty <= 5, "{n_empty} fetches in vain");
     }
 

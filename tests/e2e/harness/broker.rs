@@ -68,7 +68,8 @@ pub fn add_partitions(name: &str, total: i32) {
 
 fn await_leaders(name: &str, n_partitions: i32) {
     super::eventually("every partition has a leader", super::LIMIT, || {
-        let described = wait_for(async { connect(name).await.admin().describe_topics([name], Default::default()).await });
+        let described =
+            wait_for(async { connect(name).await.admin().describe_topics([name], Default::default()).await });
         let described = described.expect("the broker answers");
         described.get(name).and_then(|topic| topic.as_ref().ok()).is_some_and(|topic| {
             topic.partitions.len() == n_partitions as usize
