@@ -487,20 +487,37 @@ impl KafkaSource {
         Ok(fetched)
     }
 
-    /// Takes in what was said of one partition.
-    fn take_in(&mut self, ask: &Ask, said: Said, share: i32, on_record: &mut OnRecord<'_>) -> Result<(), SourceFault> {
-        let Said { high_watermark, sight } = said;
+    /// Takes in what was said of one partition, alone or beside others.
+    fn take_in(
+        &mut self,
+        ask: &Ask,
+        said: Said,
+        (mut are_others, share): (bool, i32),
+        on_record: &mut OnRecord<'_>,
+    ) -> Result<(), SourceFault> {
+        let mut ask = ask.clone();
+        let Said { mut high_watermark, mut sight } = said;
         let asked = ask.from.0;
-        let (limit, found) = match sight {
-            Sight::Nothing => {
-                let max = self.fetch_bytes_max();
-                let Some(cursor) = self.cursors.get_mut(&ask.partition) else { return Ok(()) };
-                if high_watermark <= ask.from || cursor.reach.was_empty(max) {
-                    return Ok(());
-                }
+        // Others may have used up what the broker gives at a time, so it is asked alone; then the next set is larger than
+        // what was asked for, or there is none.
+        while matches!(sight, Sight::Nothing) && high_watermark > ask.from {
+            let max = self.fetch_bytes_max();
+            let Some(cursor) = self.cursors.get_mut(&ask.partition) else { return Ok(()) };
+            let is_larger = ask.limit < cursor.reach.limit() || cursor.reach.was_empty(max);
+            if !is_larger && !are_others {
                 cursor.later = Some(Instant::now() + RETRY_PAUSE);
-                return Err(stuck(ask, high_watermark, max));
+                return Err(stuck(&ask, high_watermark, max));
             }
+            (ask.limit, are_others) = (cursor.reach.limit(), false);
+            match self.fetch_one(ask.clone(), Duration::ZERO)? {
+                Some(Outcome::Said(said)) => Said { high_watermark, sight } = said,
+                Some(Outcome::Fault(fault)) => return Err(fault),
+                // The next poll says it again.
+                _ => return Ok(()),
+            }
+        }
+        let (limit, found) = match sight {
+            Sight::Nothing => return Ok(()),
             Sight::From(first, records) if first == asked => (None, Found::Records(ask.limit, records)),
             sight => {
                 let mut aside = None;
@@ -537,9 +554,12 @@ impl KafkaSource {
             }
             Found::Unreadable(why) => {
                 cursor.later = Some(Instant::now() + RETRY_PAUSE);
-                return Err(unreadable(ask, &why));
+                return Err(unreadable(&ask, &why));
             }
-            Found::Unsettled => return Ok(()),
+            Found::Unsettled => {
+                self.complain(format!("partition {}: what is at offset {asked} is not clear yet", ask.partition));
+                return Ok(());
+            }
         };
         let (mut next, mut bytes, mut is_in_order) = (NextOffset(first), 0, true);
         records.deliver(|record| {
@@ -558,7 +578,7 @@ impl KafkaSource {
         }
         match is_in_order {
             true => Ok(()),
-            false => Err(unreadable(&Ask { from: next, ..ask.clone() }, "its offsets go backwards")),
+            false => Err(unreadable(&Ask { from: next, ..ask }, "its offsets go backwards")),
         }
     }
 
@@ -721,7 +741,7 @@ impl Source for KafkaSource {
                     off_the_log.push(ask.partition);
                     Ok(())
                 }
-                Outcome::Said(said) => self.take_in(&ask, said, share, on_record),
+                Outcome::Said(said) => self.take_in(&ask, said, (asks.len() > 1, share), on_record),
                 Outcome::OffTheLog => {
                     off_the_log.push(ask.partition);
                     Ok(())
@@ -957,8 +977,8 @@ fn stuck(ask: &Ask, high_watermark: NextOffset, bytes_max: i32) -> SourceFault {
     SourceFault::Unreadable(format!(
         "partition {partition}: Kafka gives client = \"kafka\" nothing from offset {from} on, though the log goes on to \
          {high_watermark}: it may be a marker of a transaction, a hole that compaction has left, or a message of more than \
-         {} MiB, and this client can't tell which; set client = \"krafka\" (or, for the message, a larger \
-         kafka.max_message_bytes)",
+         {} MiB or of the broker's fetch.max.bytes, and this client can't tell which; set client = \"krafka\", or, for a \
+         message, raise these limits (ours is kafka.max_message_bytes)",
         bytes_max >> 20
     ))
 }

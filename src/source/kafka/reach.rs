@@ -106,13 +106,16 @@ pub(super) fn settle<R, E>(
             other => (something, sight) = (middle, other),
         }
     }
-    // One byte more completes one set, unless the log was rewritten in between.
+    // One byte more completes one set: unless the log was rewritten since, or the broker does not give all that it is
+    // asked for (a quota), which two looks in a row tell.
     if nothing > 0 && !matches!(fetch(nothing)?, Sight::Nothing) {
         return Ok(Found::Unsettled);
     }
-    Ok(match sight {
-        Sight::From(first, records) if first > asked => Found::Gap(first, records),
-        Sight::Refused(why) => Found::Unreadable(why),
+    Ok(match (sight, fetch(something)?) {
+        (Sight::From(before, _), Sight::From(first, records)) if first == before && first > asked => {
+            Found::Gap(first, records)
+        }
+        (Sight::Refused(_), Sight::Refused(why)) => Found::Unreadable(why),
         _ => Found::Unsettled,
     })
 }
@@ -199,6 +202,13 @@ mod tests {
             Ok::<_, Infallible>(if limit >= 700 || n_fetches > 10 { Sight::From(9, ()) } else { Sight::Nothing })
         });
         assert_eq!(found, Ok(Found::Unsettled));
+    }
+
+    #[test]
+    fn a_broker_that_gives_less_than_it_is_asked_for_proves_nothing() {
+        let log = [(100, Plain(&[5, 6])), (100, Compressed(&[7, 8]))];
+        let fetch = |limit: i32| Ok::<_, Infallible>(sight(&log, 5, limit.min(50)));
+        assert_eq!(settle(5, 1000, sight(&log, 5, 1000), fetch), Ok(Found::Unsettled));
     }
 
     #[test]
