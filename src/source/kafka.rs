@@ -43,7 +43,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The most that is asked for at a time: of one partition without need, of all together, of one for a large message.
 /// Brokers take no larger request than 100 MiB unless they are told to.
 const PARTITION_FETCH_BYTES: i32 = 512 << 10;
-const PARTITION_FETCH_BYTES_MIN: i32 = 64 << 10;
+const PARTITION_FETCH_BYTES_MIN: i32 = 4 << 10;
 const FETCH_BYTES_MAX: i32 = 8 << 20;
 const LARGE_FETCH_BYTES: usize = 128 << 20;
 /// What is around the largest message: its key and headers, and the set that it is in.
@@ -424,10 +424,9 @@ impl KafkaSource {
         let mut asks: Vec<Ask> = asks.collect();
         let share = FETCH_BYTES_MAX / i32::try_from(asks.len().max(1)).unwrap_or(i32::MAX);
         let share = share.clamp(PARTITION_FETCH_BYTES_MIN, PARTITION_FETCH_BYTES);
-        // A limit that was raised for a large message stays.
-        for ask in asks.iter_mut().filter(|ask| ask.limit <= PARTITION_FETCH_BYTES) {
-            ask.limit = ask.limit.min(share);
-        }
+        // What needs more is asked for alone, once nothing has come this way: so several large messages are not in
+        // memory at a time.
+        asks.iter_mut().for_each(|ask| ask.limit = ask.limit.min(share));
         (asks, share)
     }
 

@@ -97,9 +97,12 @@ pub fn a_hanging_broker(stage: &Stage, invocation: &Invocation, pid_file: &Path)
     let pid = pid.trim().parse().expect("it holds a number");
     let feeder = Feeder::start(stage, &stage.topic, 500);
     signal(pid, "STOP");
-    thread::sleep(Duration::from_secs(size(12, 40)));
+    // Its kernel goes on taking what is sent: only a deadline tells.
+    worker.wait_for_log("kafka unreachable", LIMIT);
+    thread::sleep(Duration::from_secs(size(3, 40)));
     signal(pid, "CONT");
     stage.wait_for_progress();
+    worker.wait_for_log("kafka reachable again", LIMIT);
     feeder.stop();
     stage.wait_until_drained(LIMIT);
     assert!(worker.alive());

@@ -23,23 +23,23 @@ pub struct Stage {
     sent: Arc<Mutex<Ids>>,
     directory: PathBuf,
     // Last, so that it is dropped last.
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 impl Stage {
     /// Beside other tests.
     pub fn new(test: &str, n_partitions: i32) -> Stage {
-        Stage::with(Turn::shared(), test, n_partitions, &[])
+        Stage::with_configs(test, n_partitions, &[])
     }
 
     /// Beside other tests, with settings of the topic.
     pub fn with_configs(test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
-        Stage::with(Turn::shared(), test, n_partitions, configs)
+        Stage::with(Some(Turn::shared()), test, n_partitions, configs)
     }
 
     /// Alone: the test may stop the servers.
     pub fn alone(test: &str, n_partitions: i32) -> Stage {
-        Stage::with(Turn::alone(), test, n_partitions, &[])
+        Stage::with(Some(Turn::alone()), test, n_partitions, &[])
     }
 
     /// On the old broker, beside other tests.
@@ -52,12 +52,18 @@ impl Stage {
         Stage::with_configs(&format!("old_{test}"), n_partitions, configs)
     }
 
+    /// One more on the old broker, in the turn of this one. A test that took a second turn might wait for a test that
+    /// waits for its first.
+    pub fn another_old(&self, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        Stage::with(None, &format!("old_{test}"), n_partitions, configs)
+    }
+
     /// On the old broker, alone: the test may stop the servers.
     pub fn old_alone(test: &str, n_partitions: i32) -> Stage {
         Stage::alone(&format!("old_{test}"), n_partitions)
     }
 
-    fn with(turn: Turn, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+    fn with(turn: Option<Turn>, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
         let name = format!("e2e_{test}_{:08x}", fastrand::u32(..));
         let topic = format!("{name}_prices");
         let directory = std::env::temp_dir().join(format!("stock-db-writer-{name}"));
