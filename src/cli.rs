@@ -8,6 +8,7 @@ use crate::logger;
 use crate::supervisor;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -143,7 +144,14 @@ pub fn run(
     let config = Config::load_without(&sources, arguments.command.does_without())
         .map_err(|errors| Stop::new(ExitCode::Config, errors.to_string()))?;
     logger::start(config.log_format);
-    match arguments.command {
+    let command = arguments.command;
+    // The threads of `run` are looked after by its supervisor; everything else is done on this one.
+    catch_unwind(AssertUnwindSafe(|| execute(command, config)))
+        .unwrap_or_else(|_| Err(Stop::new(ExitCode::InvariantBroken, "the command panicked; its message is above")))
+}
+
+fn execute(command: Command, config: Config) -> Result<(), Stop> {
+    match command {
         Command::Run { until_end } => supervisor::run(config, until_end),
         Command::Check => commands::check(&config),
         Command::Init { print: true } => commands::print_schema(&config),

@@ -9,8 +9,7 @@ use crate::ledger::{Ledger, LogIdentity, Standing, same_log};
 use crate::outage::Outage;
 use crate::record::TopicPartition;
 use crate::shutdown::Shutdown;
-use crate::source::krafka::KrafkaSource;
-use crate::source::{Bounds, Source, SourceFault};
+use crate::source::{self, Bounds, SourceFault};
 use crate::startup::{self, NotStarted, Patience};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -72,7 +71,7 @@ fn ends_of(config: &Config, partitions: &[TopicPartition]) -> Result<BTreeMap<To
     if partitions.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mut source = KrafkaSource::connect(&config.kafka)?;
+    let mut source = source::connect(&config.kafka)?;
     // A topic that was deleted has no end; its neighbours do.
     let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
     let mut bounds = BTreeMap::new();
@@ -188,16 +187,16 @@ fn check_database(config: &Config, findings: &mut Vec<Stop>) -> Vec<Standing> {
 }
 
 fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>, notes: &mut Vec<String>) {
-    let mut source = match KrafkaSource::connect(&config.kafka) {
+    let mut source = match source::connect(&config.kafka) {
         Ok(source) => source,
         Err(fault) => return findings.push(fault.into()),
     };
     let cluster_id = match source.cluster_id() {
-        Ok(cluster_id) => Some(cluster_id),
+        Ok(cluster_id) => cluster_id,
         Err(fault) => return findings.push(fault.into()),
     };
     let mut topics: Vec<Arc<str>> = config.topics.names().map(Arc::from).collect();
-    match startup::matching(config, &mut source) {
+    match startup::matching(config, source.as_mut()) {
         Ok(matching) => {
             notes.extend(config.topics.patterns().map(|pattern| note(config, pattern, &matching)));
             topics.extend(matching);

@@ -12,8 +12,8 @@ mod secret;
 mod sources;
 mod topics;
 
+pub use self::kafka::{AssignmentMode, Client, GroupProtocol, Isolation, Kafka, KafkaTls, Sasl, SaslMechanism};
 pub use database::{Database, DatabaseTls, TableName};
-pub use kafka::{AssignmentMode, GroupProtocol, Isolation, Kafka, KafkaTls, Sasl, SaslMechanism};
 pub use limits::{Batch, DeadLetters, LogFormat, Manage, Retry, Schema, Writers};
 pub use secret::Secret;
 pub use sources::{Problem, Sources};
@@ -90,7 +90,7 @@ impl Config {
         reader.only("metrics.listen", "");
         Config {
             pipeline: reader.get("pipeline", name).unwrap_or_else(|| "stock-db-writer".to_owned()),
-            kafka: kafka::read(reader),
+            kafka: self::kafka::read(reader),
             topics: topics::read(reader),
             database: database::read(reader, &sources.environment),
             batch: limits::batch(reader),

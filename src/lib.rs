@@ -3,6 +3,9 @@
 //! The program is `main.rs`; everything with a decision in it is here, so that tests can reach it. Modules import
 //! downwards only, in this order: words, pure steps, promises, what keeps them, threads, wiring.
 
+#[cfg(not(any(feature = "client-krafka", feature = "client-kafka")))]
+compile_error!("no Kafka client is built in: enable the feature client-krafka or client-kafka, or both");
+
 // Words.
 pub mod backoff;
 pub mod decimal;

@@ -6,7 +6,7 @@ use std::io::Write;
 
 /// What is logged where `RUST_LOG` says nothing. The Kafka client logs every poll at info and repeats every failure at
 /// warn; what matters of it the source says itself, once.
-const DEFAULT_FILTER: &str = "info,krafka=off,tracing=off,rustls=warn,r2d2=off";
+const DEFAULT_FILTER: &str = "info,krafka=off,kafka=off,tracing=off,rustls=warn,r2d2=off";
 
 /// Starts logging. Called once, by `main`.
 pub fn start(format: LogFormat) {

@@ -3,11 +3,15 @@
 //! No client's types pass through here. Where reading starts is always our decision: an engine never uses the offsets
 //! that Kafka keeps for the group, and never resets a position by itself.
 
+#[cfg(feature = "client-kafka")]
+pub mod kafka;
+#[cfg(feature = "client-krafka")]
 pub mod krafka;
 
 pub use crate::record::StartAt;
 
 use crate::batch::Incoming;
+use crate::config::{Client, Kafka};
 use crate::delivery::Committable;
 use crate::exit::{ExitCode, Stop};
 use crate::record::{NextOffset, TopicPartition};
@@ -19,7 +23,7 @@ use std::time::{Duration, Instant};
 /// A topic as the brokers describe it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicState {
-    /// Changes when a topic is deleted and created again; `None` where the brokers know no ids.
+    /// Changes when a topic is deleted and created again; `None` where the brokers or the client know no ids.
     pub topic_id: Option<[u8; 16]>,
     /// Partitions, numbered from 0.
     pub partitions: i32,
@@ -81,6 +85,16 @@ impl From<SourceFault> for Stop {
     }
 }
 
+/// Connects by the client that the configuration names; one attempt.
+pub fn connect(config: &Kafka) -> Result<Box<dyn Source>, SourceFault> {
+    match config.client {
+        #[cfg(feature = "client-krafka")]
+        Client::Krafka => Ok(Box::new(krafka::KrafkaSource::connect(config)?)),
+        #[cfg(feature = "client-kafka")]
+        Client::Kafka => Ok(Box::new(kafka::KafkaSource::connect(config)?)),
+    }
+}
+
 /// Told of changes of ownership, from inside [`Source`]'s methods that change a subscription, poll, or close.
 pub trait Assignment: Send + Sync {
     /// These partitions are ours now. Answers where to read from; what isn't in the answer is not to be read yet. All
@@ -99,8 +113,8 @@ pub type OnRecord<'a> = dyn FnMut(&TopicPartition, Incoming<'_>) + 'a;
 
 /// A Kafka client. Used by one thread.
 pub trait Source {
-    /// The identity of the cluster.
-    fn cluster_id(&mut self) -> Result<String, SourceFault>;
+    /// The identity of the cluster; `None` where the client can't tell.
+    fn cluster_id(&mut self) -> Result<Option<String>, SourceFault>;
 
     /// The names of all topics that we may see, asked of the brokers now.
     fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault>;

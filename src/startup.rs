@@ -11,8 +11,7 @@ use crate::ledger::{Ledger, LogIdentity, Pipeline, Start, StartFailure};
 use crate::outage::Outage;
 use crate::record::{NextOffset, StartAt, TopicPartition};
 use crate::shutdown::Shutdown;
-use crate::source::krafka::KrafkaSource;
-use crate::source::{Source, SourceFault, TopicState};
+use crate::source::{self, Source, SourceFault, TopicState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -167,12 +166,16 @@ pub fn create(database: &Database, outage: &Outage, patience: &mut Patience<'_>)
 }
 
 /// Connects to Kafka.
-pub fn open_kafka(config: &Config, outage: &Outage, patience: &mut Patience<'_>) -> Result<KrafkaSource, NotStarted> {
-    patience.kafka(outage, config.schema.grace, || KrafkaSource::connect(&config.kafka))
+pub fn open_kafka(
+    config: &Config,
+    outage: &Outage,
+    patience: &mut Patience<'_>,
+) -> Result<Box<dyn Source>, NotStarted> {
+    patience.kafka(outage, config.schema.grace, || source::connect(&config.kafka))
 }
 
-/// What the configuration names, and what its patterns match now, as the brokers know it; and the cluster it is in.
-pub fn describe(config: &Config, source: &mut dyn Source) -> Result<(String, Topics), SourceFault> {
+/// What the configuration names, and what its patterns match now, as the brokers know it; and the cluster it is in, if the client can tell.
+pub fn describe(config: &Config, source: &mut dyn Source) -> Result<(Option<String>, Topics), SourceFault> {
     let cluster_id = source.cluster_id()?;
     let mut topics: Vec<Arc<str>> = config.topics.names().map(Arc::from).collect();
     topics.extend(matching(config, source)?);
@@ -246,7 +249,7 @@ pub fn first_rows(
                 let Some(state) = states.get(topic) else { continue };
                 let all: Vec<_> =
                     (0..state.partitions).map(|number| TopicPartition::new(topic.clone(), number)).collect();
-                let identity = LogIdentity { cluster_id: Some(cluster_id.clone()), topic_id: state.topic_id };
+                let identity = LogIdentity { cluster_id: cluster_id.clone(), topic_id: state.topic_id };
                 let start_at = match pipeline {
                     Pipeline::Known if config.topics.is_by_pattern(topic) => StartAt::Earliest,
                     _ => config.kafka.start_at,

@@ -156,14 +156,14 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
     }
     let shared = Arc::new(shared);
     let outages = (&shared.database, &kafka);
-    let topics = startup::first_rows(config, &mut source, &mut ledger, outages, &mut patience)?;
+    let topics = startup::first_rows(config, source.as_mut(), &mut ledger, outages, &mut patience)?;
     if bounded && topics.is_empty() {
         log::warn!("no topic matches patterns={:?}, nothing to do", config.topics.patterns().collect::<Vec<_>>());
         return Ok(Ended::ReachedEnds);
     }
     let ends = if bounded {
         let partitions = startup::partitions(config, &topics);
-        Some(patience.kafka(&kafka, config.schema.grace, || startup::ends(&mut source, &partitions))?)
+        Some(patience.kafka(&kafka, config.schema.grace, || startup::ends(source.as_mut(), &partitions))?)
     } else {
         None
     };
@@ -210,5 +210,5 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         outage_max,
         shutdown: shutdown.clone(),
     };
-    Ok(consumer::run(&mut source, config, wiring)?)
+    Ok(consumer::run(source.as_mut(), config, wiring)?)
 }

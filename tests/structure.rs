@@ -109,6 +109,7 @@ const EDGES: &[(&str, &[&str])] = &[
 /// Which places may name a foreign library. tokio is there where a client's interface is made of its types.
 const DOORS: &[(&str, &str)] = &[
     ("krafka", "source/krafka"),
+    ("kafka", "source/kafka"),
     ("tokio", "source/krafka"),
     ("tokio", "database"),
     ("postgres", "database"),

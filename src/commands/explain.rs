@@ -12,8 +12,7 @@ use crate::outage::Outage;
 use crate::progress::{Extent, Progress};
 use crate::record::{Offset, Record, TopicPartition, Value};
 use crate::shutdown::Shutdown;
-use crate::source::krafka::KrafkaSource;
-use crate::source::{Source, SourceFault};
+use crate::source::{self, Source, SourceFault};
 use crate::startup::{self, NotStarted, Patience};
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
@@ -243,10 +242,10 @@ fn explain_newest(config: &Config, request: &Request, n: usize, report: &mut Rep
     let mut patience = Patience::new(config, &shutdown);
     // Everything of the topic, and no part in the group.
     let kafka = Kafka { assignment: AssignmentMode::All, instance_id: None, ..config.kafka.clone() };
-    let mut source = patience.kafka(&outage, Duration::ZERO, || KrafkaSource::connect(&kafka))?;
-    let logs = patience.kafka(&outage, Duration::ZERO, || logs_of(&mut source, &topic))?;
-    patience.kafka(&outage, Duration::ZERO, || Newest::subscribe(&mut source, &topic, &logs))?;
-    let mut newest = Newest::new(&mut source, logs, away_max.unwrap_or(Duration::MAX));
+    let mut source = patience.kafka(&outage, Duration::ZERO, || source::connect(&kafka))?;
+    let logs = patience.kafka(&outage, Duration::ZERO, || logs_of(source.as_mut(), &topic))?;
+    patience.kafka(&outage, Duration::ZERO, || Newest::subscribe(source.as_mut(), &topic, &logs))?;
+    let mut newest = Newest::new(source.as_mut(), logs, away_max.unwrap_or(Duration::MAX));
     let mut progress = Progress::start("explain", "records looked at", Extent::Unknown);
     let places = newest.find(n, &mut |n_read| progress.reached(n_read, 0))?;
     drop(progress);
@@ -271,7 +270,7 @@ fn explain_newest(config: &Config, request: &Request, n: usize, report: &mut Rep
 }
 
 /// Where all partitions of a topic start and end.
-fn logs_of(source: &mut KrafkaSource, topic: &Arc<str>) -> Result<Logs, SourceFault> {
+fn logs_of(source: &mut dyn Source, topic: &Arc<str>) -> Result<Logs, SourceFault> {
     let n_partitions = source.topics(std::slice::from_ref(topic))?.get(topic).map_or(0, |state| state.partitions);
     let partitions: Vec<_> = (0..n_partitions).map(|number| TopicPartition::new(topic.clone(), number)).collect();
     let logs = source.bounds(&partitions)?;

@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Kafka {
     /// Bootstrap servers, `host:port`. Never empty.
     pub brokers: Vec<String>,
+    /// Who speaks to them.
+    pub client: Client,
     /// The consumer group.
     pub group: String,
     /// Who decides which partitions are ours.
@@ -32,6 +34,27 @@ pub struct Kafka {
     pub tls: Option<KafkaTls>,
     /// SASL, if a mechanism is set.
     pub sasl: Option<Sasl>,
+}
+
+/// `kafka.client`: one of those that are built in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// The crate `krafka`.
+    #[cfg(feature = "client-krafka")]
+    Krafka,
+    /// The crate `kafka`, for brokers before 4.0.
+    #[cfg(feature = "client-kafka")]
+    Kafka,
+}
+
+impl Client {
+    /// All that are built in, with their names; the first is the default.
+    const BUILT: &[(&str, Client)] = &[
+        #[cfg(feature = "client-krafka")]
+        ("krafka", Client::Krafka),
+        #[cfg(feature = "client-kafka")]
+        ("kafka", Client::Kafka),
+    ];
 }
 
 /// `kafka.assignment`
@@ -124,13 +147,13 @@ pub enum SaslMechanism {
 }
 
 pub(super) fn read(reader: &mut Reader) -> Kafka {
-    reader.only("kafka.client", "krafka");
     reader.only("kafka.on_gap", "stop");
     let protocols =
         [("auto", GroupProtocol::Auto), ("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
     let isolations = [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
     let tls = tls(reader);
     let kafka = Kafka {
+        client: reader.get("kafka.client", client).unwrap_or(Client::BUILT[0].1),
         brokers: reader.get("kafka.brokers", brokers).unwrap_or_else(|| vec!["localhost:9092".to_owned()]),
         group: reader.get("kafka.group", non_empty).unwrap_or_else(|| "db-writer-group".to_owned()),
         assignment: reader.get("kafka.assignment", assignment).unwrap_or(AssignmentMode::Group),
@@ -145,6 +168,17 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
         sasl: sasl(reader, tls.is_some()),
         tls,
     };
+    match kafka.client {
+        #[cfg(feature = "client-krafka")]
+        Client::Krafka => check_membership(reader, &kafka),
+        #[cfg(feature = "client-kafka")]
+        Client::Kafka => refuse_what_is_newer(reader, &kafka),
+    }
+    kafka
+}
+
+#[cfg(feature = "client-krafka")]
+fn check_membership(reader: &mut Reader, kafka: &Kafka) {
     if kafka.instance_id.is_some() && kafka.group_protocol == GroupProtocol::Consumer {
         // The client waits for its own earlier self: after a kill it would read nothing until the session ends.
         let what = "needs a classic group; leave kafka.group_protocol at \"auto\", or set it to \"classic\"";
@@ -154,7 +188,52 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
         let what = "is of use only with kafka.assignment = \"group\"";
         reader.complain(&["kafka.instance_id", "kafka.assignment"], what);
     }
-    kafka
+}
+
+/// What protocol version 0, or the client that speaks it, does not have.
+#[cfg(feature = "client-kafka")]
+fn refuse_what_is_newer(reader: &mut Reader, kafka: &Kafka) {
+    let mut refuse = |key: &str, what: &str| {
+        let what = format!("client = \"kafka\" {what}, or use client = \"krafka\"");
+        reader.complain(&[key, "kafka.client"], what);
+    };
+    if kafka.assignment == AssignmentMode::Group {
+        refuse("kafka.assignment", "joins no group: set \"all\" or a list of partitions");
+    }
+    if kafka.group_protocol != GroupProtocol::Auto {
+        refuse("kafka.group_protocol", "joins no group: leave it at \"auto\"");
+    }
+    if kafka.instance_id.is_some() {
+        refuse("kafka.instance_id", "joins no group: leave it empty");
+    }
+    if kafka.isolation == Isolation::ReadCommitted {
+        refuse(
+            "kafka.isolation",
+            "can't tell what was aborted: if nobody writes to these topics in transactions, set \"read_uncommitted\"",
+        );
+    }
+    if matches!(kafka.start_at, StartAt::TimeMs(_)) {
+        refuse("kafka.start_at", "can't look for a time: set \"earliest\", \"latest\" or \"kafka-group\"");
+    }
+    if kafka.tls.is_some() {
+        refuse("kafka.tls.enable", "speaks no TLS: set it to false");
+    }
+    if kafka.sasl.is_some() {
+        refuse("kafka.sasl.mechanism", "speaks no SASL: leave it empty");
+    }
+}
+
+fn client(raw: &Raw) -> Result<Client, String> {
+    const NAMES: [&str; 2] = ["krafka", "kafka"];
+    let given = text(raw)?;
+    match Client::BUILT.iter().find(|(name, _)| *name == given) {
+        Some((_, client)) => Ok(*client),
+        None if NAMES.contains(&given.as_str()) => {
+            let built: Vec<&str> = Client::BUILT.iter().map(|(name, _)| *name).collect();
+            Err(format!("{given:?} is not built into this program, only {built:?}"))
+        }
+        None => Err(format!("must be \"krafka\" or \"kafka\", is {given:?}")),
+    }
 }
 
 fn tls(reader: &mut Reader) -> Option<KafkaTls> {

@@ -399,10 +399,75 @@ fn the_settings_of_a_topic_are_read() {
     }
 }
 
+#[cfg(feature = "client-kafka")]
+const OLD_CLIENT: &str = "[kafka]\nclient = \"kafka\"\n";
+
+#[cfg(all(feature = "client-kafka", feature = "client-krafka"))]
+#[test]
+fn the_client_for_old_brokers_is_told_what_it_can_do() {
+    let told = format!("{OLD_CLIENT}assignment = \"all\"\nisolation = \"read_uncommitted\"\n");
+    let config = file(&told).config();
+    assert_eq!((config.kafka.client, config.kafka.assignment), (Client::Kafka, AssignmentMode::All));
+    assert_eq!(file("").config().kafka.client, Client::Krafka);
+    for text in ["start_at = \"latest\"", "start_at = \"kafka-group\"", "assignment = [0, 2]"] {
+        let told =
+            told.replace("assignment = \"all\"\n", if text.starts_with('a') { "" } else { "assignment = \"all\"\n" });
+        assert_eq!(file(&format!("{told}{text}")).config().kafka.client, Client::Kafka);
+    }
+    let errors = file(OLD_CLIENT).errors();
+    assert_eq!(
+        errors,
+        [
+            "writer.toml:2: kafka.assignment: client = \"kafka\" joins no group: set \"all\" or a list of partitions, or \
+             use client = \"krafka\"",
+            "writer.toml:2: kafka.isolation: client = \"kafka\" can't tell what was aborted: if nobody writes to these \
+             topics in transactions, set \"read_uncommitted\", or use client = \"krafka\"",
+        ]
+    );
+}
+
+#[cfg(feature = "client-kafka")]
+#[test]
+fn what_the_client_for_old_brokers_lacks_is_refused_in_one_line() {
+    let scratch = Scratch::new();
+    let password = scratch.file("password", "secret").display().to_string();
+    let sasl =
+        format!("[kafka.sasl]\nmechanism = \"SCRAM-SHA-256\"\nusername = \"me\"\npassword_file = \"{password}\"");
+    for (text, line, key) in [
+        ("assignment = \"group\"\nisolation = \"read_uncommitted\"", 3, "kafka.assignment"),
+        ("assignment = \"all\"\nisolation = \"read_committed\"", 4, "kafka.isolation"),
+        ("group_protocol = \"consumer\"", 5, "kafka.group_protocol"),
+        ("group_protocol = \"classic\"", 5, "kafka.group_protocol"),
+        ("instance_id = \"writer-1\"", 5, "kafka.instance_id"),
+        ("start_at = \"2024-01-02T15:04:05Z\"", 5, "kafka.start_at"),
+        ("[kafka.tls]\nenable = true", 6, "kafka.tls.enable"),
+        (&sasl, 6, "kafka.sasl.mechanism"),
+    ] {
+        let told = "assignment = \"all\"\nisolation = \"read_uncommitted\"\n";
+        let told = if text.contains("isolation") { "" } else { told };
+        let error = only_error(&format!("{OLD_CLIENT}{told}{text}"));
+        assert!(error.starts_with(&format!("writer.toml:{line}: {key}: client = \"kafka\" ")), "{error}");
+        assert!(error.ends_with("or use client = \"krafka\""), "{error}");
+    }
+}
+
+#[test]
+fn another_client_is_refused_and_nothing_is_concluded_from_it() {
+    let error = only_error("[kafka]\nclient = \"librdkafka\"");
+    assert_eq!(error, "writer.toml:2: kafka.client: must be \"krafka\" or \"kafka\", is \"librdkafka\"");
+}
+
+#[cfg(not(all(feature = "client-kafka", feature = "client-krafka")))]
+#[test]
+fn a_client_that_is_not_built_in_is_refused_by_name() {
+    let missing = if cfg!(feature = "client-kafka") { "krafka" } else { "kafka" };
+    let error = only_error(&format!("[kafka]\nclient = {missing:?}"));
+    assert!(error.starts_with(&format!("writer.toml:2: kafka.client: {missing:?} is not built in")), "{error}");
+}
+
 #[test]
 fn what_this_version_does_not_build_is_refused_by_name() {
     for (text, key, named) in [
-        ("[kafka]\nclient = \"kafka\"", "kafka.client", "\"krafka\""),
         ("[kafka]\non_gap = \"record\"", "kafka.on_gap", "\"stop\""),
         ("[kafka.tls]\nverify = false", "kafka.tls.verify", "protects from nobody"),
         ("[kafka.sasl]\nmechanism = \"OAUTHBEARER\"", "kafka.sasl.mechanism", "OAUTHBEARER"),

@@ -106,7 +106,7 @@ impl Consumer<'_> {
         partitions: &[TopicPartition],
     ) -> Result<(BTreeMap<TopicPartition, Bounds>, BTreeMap<Arc<str>, LogIdentity>), SourceFault> {
         let topics: BTreeSet<Arc<str>> = partitions.iter().map(|partition| partition.topic.clone()).collect();
-        let cluster_id = Some(self.source.cluster_id()?);
+        let cluster_id = self.source.cluster_id()?;
         let states = self.describe(&topics)?;
         // Those of a topic that is gone have none; the client would look for them for a while.
         let there: Vec<_> = partitions.iter().filter(|p| states.contains_key(&p.topic)).cloned().collect();

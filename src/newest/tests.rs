@@ -157,7 +157,7 @@ impl Source for Cluster {
         panic!("the topic is known")
     }
 
-    fn cluster_id(&mut self) -> Result<String, SourceFault> {
+    fn cluster_id(&mut self) -> Result<Option<String>, SourceFault> {
         panic!("the cluster does not matter")
     }
 

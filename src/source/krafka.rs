@@ -224,8 +224,8 @@ impl KrafkaSource {
 }
 
 impl Source for KrafkaSource {
-    fn cluster_id(&mut self) -> Result<String, SourceFault> {
-        self.cluster_within(REQUEST_TIMEOUT)
+    fn cluster_id(&mut self) -> Result<Option<String>, SourceFault> {
+        self.cluster_within(REQUEST_TIMEOUT).map(Some)
     }
 
     fn topic_names(&mut self) -> Result<BTreeSet<Arc<str>>, SourceFault> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Drains at least `count` records and kills the worker `n_kills` times while it does so. Answers how long each restart
 /// took until its first commit.
-fn drain_under_fire(
+pub fn drain_under_fire(
     stage: &Stage,
     invocation: &Invocation,
     arguments: &[&str],
@@ -71,7 +71,7 @@ fn drain_under_fire(
 }
 
 /// Far above the five seconds that it takes, far below the session timeout of 45 s that it would take otherwise.
-fn assert_prompt(resumed: &[Duration]) {
+pub fn assert_prompt(resumed: &[Duration]) {
     assert!(resumed.iter().all(|took| *took < Duration::from_secs(20)), "{resumed:?}");
     assert!(resumed[resumed.len() / 2] < Duration::from_secs(5), "{resumed:?}");
 }

@@ -12,6 +12,7 @@ mod harness;
 mod kill;
 mod locks;
 mod memory;
+mod old_brokers;
 mod outages;
 mod patterns;
 mod positions;

@@ -3,10 +3,18 @@
 use crate::harness::producer::Feeder;
 use crate::harness::worker::signal;
 use crate::harness::{Invocation, LIMIT, Stage, random, servers, size};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-fn restarts_of_both(stage: &Stage, invocation: &Invocation, n_restarts: usize, n_kills: usize) {
+/// `kafka` calls `dev/services` about the broker that the stage is on.
+pub fn restarts_of_both(
+    stage: &Stage,
+    invocation: &Invocation,
+    kafka: impl Fn(&[&str]),
+    n_restarts: usize,
+    n_kills: usize,
+) {
     let mut random = random(&stage.name);
     stage.produce(size(10_000, 100_000) as i64);
     let feeder = Feeder::start(stage, &stage.topic, 1_000);
@@ -20,10 +28,10 @@ fn restarts_of_both(stage: &Stage, invocation: &Invocation, n_restarts: usize, n
         match *server {
             "postgres" => servers().service(&["restart", "postgres", "--mode", "immediate"]),
             _ => {
-                servers().service(&["kill", "kafka"]);
+                kafka(&["kill", "kafka"]);
                 // An outage of a second or two passes as slowness, and nobody needs to read of it.
                 thread::sleep(Duration::from_millis(random.u64(4_000..8_000)));
-                servers().service(&["start", "kafka"]);
+                kafka(&["start", "kafka"]);
             }
         }
         stage.wait_for_progress();
@@ -50,40 +58,51 @@ fn restarts_of_both(stage: &Stage, invocation: &Invocation, n_restarts: usize, n
     stage.assert_exactly_once();
 }
 
+fn kafka(arguments: &[&str]) {
+    servers().service(arguments);
+}
+
 #[test]
 fn restarts_of_both_servers_are_survived_by_the_same_process() {
     let stage = Stage::alone("outages", 3);
     let invocation = stage.invocation().set("batch.rows_max", 500);
-    restarts_of_both(&stage, &invocation, size(3, 5) as usize, size(1, 3) as usize);
+    restarts_of_both(&stage, &invocation, kafka, size(3, 5) as usize, size(1, 3) as usize);
 }
 
 #[test]
 fn restarts_of_both_servers_are_survived_without_a_group() {
     let stage = Stage::alone("outages_all", 3);
     let invocation = stage.invocation_of_all().set("batch.rows_max", 500);
-    restarts_of_both(&stage, &invocation, size(1, 5) as usize, size(1, 3) as usize);
+    restarts_of_both(&stage, &invocation, kafka, size(1, 5) as usize, size(1, 3) as usize);
 }
 
 #[test]
 fn restarts_of_both_servers_are_survived_by_a_static_member() {
     let stage = Stage::alone("outages_static", 3);
     let invocation = stage.invocation().set("batch.rows_max", 500).set("kafka.instance_id", "writer-1");
-    restarts_of_both(&stage, &invocation, size(1, 5) as usize, size(1, 3) as usize);
+    restarts_of_both(&stage, &invocation, kafka, size(1, 5) as usize, size(1, 3) as usize);
 }
 
 #[test]
 fn a_broker_that_hangs_is_waited_for() {
     let stage = Stage::alone("hang", 3);
-    let mut worker = stage.invocation().set("batch.rows_max", 500).start(&["run"]);
+    a_hanging_broker(&stage, &stage.invocation(), &servers().kafka_pid_file);
+}
+
+pub fn a_hanging_broker(stage: &Stage, invocation: &Invocation, pid_file: &Path) {
+    let mut worker = invocation.clone().set("batch.rows_max", 500).start(&["run"]);
     stage.produce(3_000);
     stage.wait_until_drained(LIMIT);
-    let pid = std::fs::read_to_string(&servers().kafka_pid_file).expect("the broker has a pid file");
+    let pid = std::fs::read_to_string(pid_file).expect("the broker has a pid file");
     let pid = pid.trim().parse().expect("it holds a number");
-    let feeder = Feeder::start(&stage, &stage.topic, 500);
+    let feeder = Feeder::start(stage, &stage.topic, 500);
     signal(pid, "STOP");
-    thread::sleep(Duration::from_secs(size(12, 40)));
+    // Its kernel goes on taking what is sent: only a deadline tells.
+    worker.wait_for_log("kafka unreachable", LIMIT);
+    thread::sleep(Duration::from_secs(size(3, 40)));
     signal(pid, "CONT");
     stage.wait_for_progress();
+    worker.wait_for_log("kafka reachable again", LIMIT);
     feeder.stop();
     stage.wait_until_drained(LIMIT);
     assert!(worker.alive());

@@ -19,9 +19,9 @@ pub fn wait_for<T>(work: impl Future<Output = T>) -> T {
         .block_on(work)
 }
 
-/// A new client.
-pub async fn connect() -> Kafka {
-    Kafka::builder(servers().brokers.as_str())
+/// A new client of the broker where something of this name is.
+pub async fn connect(name: &str) -> Kafka {
+    Kafka::builder(servers().brokers_of(name))
         .client_id("stock-db-writer-e2e")
         .request_timeout(Duration::from_secs(30))
         .connect()
@@ -42,7 +42,7 @@ pub fn try_create_topic(name: &str, n_partitions: i32) -> krafka::Result<()> {
 fn create(name: &str, n_partitions: i32, configs: &[(&str, &str)]) -> krafka::Result<()> {
     let topic = NewTopic::new(name, n_partitions, 1).expect("the topic's name is valid");
     let topic = configs.iter().fold(topic, |topic, (key, value)| topic.with_config(*key, *value));
-    let results = wait_for(async { connect().await.admin().create_topics([topic], Default::default()).await });
+    let results = wait_for(async { connect(name).await.admin().create_topics([topic], Default::default()).await });
     results.expect("the broker answers").into_values().collect::<krafka::Result<()>>()?;
     await_leaders(name, n_partitions);
     Ok(())
@@ -50,7 +50,7 @@ fn create(name: &str, n_partitions: i32, configs: &[(&str, &str)]) -> krafka::Re
 
 /// Deletes a topic.
 pub fn delete_topic(name: &str) {
-    let deleted = wait_for(async { connect().await.admin().delete_topics([name], Default::default()).await });
+    let deleted = wait_for(async { connect(name).await.admin().delete_topics([name], Default::default()).await });
     for (name, result) in deleted.expect("the broker answers") {
         result.unwrap_or_else(|error| panic!("deleting topic {name}: {error}"));
     }
@@ -59,7 +59,7 @@ pub fn delete_topic(name: &str) {
 /// Adds partitions up to `total`.
 pub fn add_partitions(name: &str, total: i32) {
     let added =
-        wait_for(async { connect().await.admin().create_partitions([(name, total)], Default::default()).await });
+        wait_for(async { connect(name).await.admin().create_partitions([(name, total)], Default::default()).await });
     for (name, result) in added.expect("the broker answers") {
         result.unwrap_or_else(|error| panic!("adding partitions to {name}: {error}"));
     }
@@ -68,7 +68,8 @@ pub fn add_partitions(name: &str, total: i32) {
 
 fn await_leaders(name: &str, n_partitions: i32) {
     super::eventually("every partition has a leader", super::LIMIT, || {
-        let described = wait_for(async { connect().await.admin().describe_topics([name], Default::default()).await });
+        let described =
+            wait_for(async { connect(name).await.admin().describe_topics([name], Default::default()).await });
         let described = described.expect("the broker answers");
         described.get(name).and_then(|topic| topic.as_ref().ok()).is_some_and(|topic| {
             topic.partitions.len() == n_partitions as usize
@@ -81,7 +82,7 @@ fn await_leaders(name: &str, n_partitions: i32) {
 pub fn delete_records(name: &str, partition: i32, before: i64) {
     let deleted = wait_for(async {
         let target = [(TopicPartition::new(name, partition), before)];
-        connect().await.admin().delete_records(target, Default::default()).await
+        connect(name).await.admin().delete_records(target, Default::default()).await
     });
     for (_, result) in deleted.expect("the broker answers") {
         assert_eq!(result.expect("the records can be deleted"), before, "new start of {name}/{partition}");
@@ -91,7 +92,7 @@ pub fn delete_records(name: &str, partition: i32, before: i64) {
 /// The end of every partition: its high watermark.
 pub fn end_offsets(name: &str) -> BTreeMap<i32, i64> {
     wait_for(async {
-        let admin = connect().await.admin();
+        let admin = connect(name).await.admin();
         let described = admin.describe_topics([name], Default::default()).await.expect("the broker answers");
         let topic = described[name].as_ref().expect("the topic exists");
         let wanted: Vec<_> = topic
@@ -110,7 +111,7 @@ pub fn end_offsets(name: &str) -> BTreeMap<i32, i64> {
 /// What a group has committed.
 pub fn group_offsets(group: &str, topic: &str) -> BTreeMap<i32, i64> {
     let listed =
-        wait_for(async { connect().await.admin().list_consumer_group_offsets(group, Default::default()).await });
+        wait_for(async { connect(group).await.admin().list_consumer_group_offsets(group, Default::default()).await });
     let listed = listed.expect("the broker answers");
     listed
         .into_iter()

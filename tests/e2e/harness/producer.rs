@@ -4,7 +4,7 @@
 //! a row can be checked by itself. Most are produced by librdkafka (kcat), the transactional ones by krafka.
 
 use super::broker;
-use super::servers;
+use super::servers::{OLD, servers};
 use super::stage::Stage;
 use krafka::Record;
 use krafka::producer::TransactionalProducer;
@@ -16,8 +16,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What librdkafka can compress with.
+/// What librdkafka can compress with; the first three are what `client = "kafka"` can read.
 pub const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+
+fn codecs_of(topic: &str) -> &'static [&'static str] {
+    if topic.starts_with(OLD) { &CODECS[..3] } else { &CODECS }
+}
 
 /// The time of record 0, in epoch seconds.
 pub const FIRST_TIME: i64 = 1_700_000_000;
@@ -46,7 +50,7 @@ impl Kcat {
     /// Starts one.
     pub fn start(topic: &str, partition: Option<i32>, codec: &str) -> Kcat {
         let mut command = Command::new("kcat");
-        command.args(["-P", "-b", &servers().brokers, "-t", topic, "-K", "|", "-z", codec]);
+        command.args(["-P", "-b", servers().brokers_of(topic), "-t", topic, "-K", "|", "-z", codec]);
         // A broker that is killed must make the producer neither give up nor repeat itself.
         command.arg("-E");
         command.args(["-X", "enable.idempotence=true", "-X", "linger.ms=20"]);
@@ -89,17 +93,17 @@ impl Kcat {
     }
 }
 
-/// Produces numbers, dealt out over the partitions in turn, each partition's share by all five codecs in many short runs.
+/// Produces numbers, dealt out over the partitions in turn, each partition's share by all codecs in many short runs.
 pub fn produce(topic: &str, n_partitions: i32, ids: RangeInclusive<i64>) {
     let count = ids.end() - ids.start() + 1;
     // Small topics need no more runs than they have codecs.
-    let n_slices = (count / 2_000).clamp(1, 15);
+    let (n_slices, codecs) = ((count / 2_000).clamp(1, 15), codecs_of(topic));
     thread::scope(|scope| {
         for partition in 0..n_partitions {
             let ids = ids.clone();
             scope.spawn(move || {
                 for slice in 0..n_slices {
-                    let codec = CODECS[(slice + i64::from(partition)) as usize % CODECS.len()];
+                    let codec = codecs[(slice + i64::from(partition)) as usize % codecs.len()];
                     let (from, to) =
                         (ids.start() + count * slice / n_slices, ids.start() + count * (slice + 1) / n_slices);
                     let mut kcat = Kcat::start(topic, Some(partition), codec);
@@ -123,7 +127,7 @@ impl Feeder {
     /// Starts one: about `per_second` records of new numbers, partitioned by key.
     pub fn start(stage: &Stage, topic: &str, per_second: i64) -> Feeder {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut kcat = Kcat::start(topic, None, "lz4");
+        let mut kcat = Kcat::start(topic, None, codecs_of(topic).last().expect("there are some"));
         let thread = thread::spawn({
             let (take, stop) = (stage.taker(), Arc::clone(&stop));
             move || {
@@ -155,8 +159,9 @@ impl Drop for Feeder {
 
 /// Sends records one after the other, in this order.
 pub fn send(records: Vec<Record>) {
+    let topic = topic(&records);
     broker::wait_for(async {
-        let producer = broker::connect().await.producer().build().await.expect("a producer can be made");
+        let producer = broker::connect(&topic).await.producer().build().await.expect("a producer can be made");
         for record in records {
             let _ = producer.send(record).await.expect("the broker takes the record");
         }
@@ -166,14 +171,20 @@ pub fn send(records: Vec<Record>) {
 
 /// The same for records of any size.
 pub fn send_large(records: Vec<Record>) {
+    let topic = topic(&records);
     broker::wait_for(async {
-        let builder = broker::connect().await.producer().max_request_size(64 << 20).buffer_memory(256 << 20);
+        let builder = broker::connect(&topic).await.producer().max_request_size(64 << 20).buffer_memory(256 << 20);
         let producer = builder.build().await.expect("a producer can be made");
         for record in records {
             let _ = producer.send(record).await.expect("the broker takes the record");
         }
         producer.close().await.expect("the producer closes");
     });
+}
+
+/// All of them are for one broker.
+fn topic(records: &[Record]) -> String {
+    records.first().expect("there are records").topic.to_string()
 }
 
 /// Sends records in transactions.
@@ -185,7 +196,7 @@ impl Transactions {
     /// Registers with the broker.
     pub fn new(id: &str) -> Transactions {
         let producer = broker::wait_for(async {
-            let builder = broker::connect().await.producer();
+            let builder = broker::connect(id).await.producer();
             builder.build_transactional(id).await.expect("a transactional producer can be made")
         });
         Transactions { producer }

@@ -1,6 +1,7 @@
 //! Where the servers are, and who may disturb them.
 //!
-//! Ordinary tests share the servers; a test that stops one of them has them for itself.
+//! Ordinary tests share the servers; a test that stops one of them has them for itself. There are two brokers: the names
+//! of all that is on the old one begin with [`OLD`].
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -18,6 +19,17 @@ pub struct Servers {
     services_dir: PathBuf,
     /// The broker's process id.
     pub kafka_pid_file: PathBuf,
+    /// The broker for `client = "kafka"`.
+    old: Option<OldBroker>,
+}
+
+/// Where topics, groups and transactions with such a name are: on the broker for `client = "kafka"`.
+pub const OLD: &str = "e2e_old_";
+
+struct OldBroker {
+    brokers: String,
+    services_dir: PathBuf,
+    pid_file: PathBuf,
 }
 
 static TURN: RwLock<()> = RwLock::new(());
@@ -48,8 +60,12 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Turn::Alone(_) = self {
-            for server in ["postgres", "kafka"] {
-                let (started, said) = servers().try_service(&["start", server]);
+            let servers = servers();
+            let old = servers.old.as_ref().map(|old| (&old.services_dir, "kafka"));
+            for (dir, server) in
+                [(&servers.services_dir, "postgres"), (&servers.services_dir, "kafka")].into_iter().chain(old)
+            {
+                let (started, said) = servers.try_service(dir, &["start", server]);
                 // A second panic would end the whole run without a word about the first.
                 assert!(started || std::thread::panicking(), "{server} could not be started again: {said}");
             }
@@ -68,7 +84,13 @@ pub fn servers() -> &'static Servers {
         };
         // For the broken server's messages only; but without it this is not the environment of dev/test.
         variable("POSTGRES_PID_FILE");
+        let old = std::env::var("KAFKA_OLD_BROKERS").ok().map(|brokers| OldBroker {
+            brokers,
+            services_dir: variable("OLD_SERVICES_DIR").into(),
+            pid_file: variable("KAFKA_OLD_PID_FILE").into(),
+        });
         Servers {
+            old,
             brokers: variable("KAFKA_BROKERS"),
             database_url: variable("DATABASE_URL"),
             services: variable("SERVICES").into(),
@@ -81,14 +103,34 @@ pub fn servers() -> &'static Servers {
 impl Servers {
     /// Calls `dev/services`, such as `restart postgres --mode immediate`.
     pub fn service(&self, arguments: &[&str]) {
-        let (done, said) = self.try_service(arguments);
+        let (done, said) = self.try_service(&self.services_dir, arguments);
         assert!(done, "dev/services {} failed: {said}", arguments.join(" "));
     }
 
-    fn try_service(&self, arguments: &[&str]) -> (bool, String) {
+    /// The same for the old broker.
+    pub fn old_service(&self, arguments: &[&str]) {
+        let (done, said) = self.try_service(&self.old().services_dir, arguments);
+        assert!(done, "dev/services {} failed: {said}", arguments.join(" "));
+    }
+
+    /// The old broker's process id.
+    pub fn old_pid_file(&self) -> &PathBuf {
+        &self.old().pid_file
+    }
+
+    /// Where something of this name is.
+    pub fn brokers_of(&self, name: &str) -> &str {
+        if name.starts_with(OLD) { &self.old().brokers } else { &self.brokers }
+    }
+
+    fn old(&self) -> &OldBroker {
+        self.old.as_ref().expect("KAFKA_OLD_BROKERS is not set: these tests need the servers that dev/test starts")
+    }
+
+    fn try_service(&self, dir: &PathBuf, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(&self.services)
             .args(arguments)
-            .env("SERVICES_DIR", &self.services_dir)
+            .env("SERVICES_DIR", dir)
             .stdin(Stdio::null())
             .output()
             .expect("dev/services can be run");

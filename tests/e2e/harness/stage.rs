@@ -23,26 +23,47 @@ pub struct Stage {
     sent: Arc<Mutex<Ids>>,
     directory: PathBuf,
     // Last, so that it is dropped last.
-    _turn: Turn,
+    _turn: Option<Turn>,
 }
 
 impl Stage {
     /// Beside other tests.
     pub fn new(test: &str, n_partitions: i32) -> Stage {
-        Stage::with(Turn::shared(), test, n_partitions, &[])
+        Stage::with_configs(test, n_partitions, &[])
     }
 
     /// Beside other tests, with settings of the topic.
     pub fn with_configs(test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
-        Stage::with(Turn::shared(), test, n_partitions, configs)
+        Stage::with(Some(Turn::shared()), test, n_partitions, configs)
     }
 
     /// Alone: the test may stop the servers.
     pub fn alone(test: &str, n_partitions: i32) -> Stage {
-        Stage::with(Turn::alone(), test, n_partitions, &[])
+        Stage::with(Some(Turn::alone()), test, n_partitions, &[])
     }
 
-    fn with(turn: Turn, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+    /// On the old broker, beside other tests.
+    pub fn old(test: &str, n_partitions: i32) -> Stage {
+        Stage::new(&format!("old_{test}"), n_partitions)
+    }
+
+    /// On the old broker, beside other tests, with settings of the topic.
+    pub fn old_with_configs(test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        Stage::with_configs(&format!("old_{test}"), n_partitions, configs)
+    }
+
+    /// One more on the old broker, in the turn of this one. A test that took a second turn might wait for a test that
+    /// waits for its first.
+    pub fn another_old(&self, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        Stage::with(None, &format!("old_{test}"), n_partitions, configs)
+    }
+
+    /// On the old broker, alone: the test may stop the servers.
+    pub fn old_alone(test: &str, n_partitions: i32) -> Stage {
+        Stage::alone(&format!("old_{test}"), n_partitions)
+    }
+
+    fn with(turn: Option<Turn>, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
         let name = format!("e2e_{test}_{:08x}", fastrand::u32(..));
         let topic = format!("{name}_prices");
         let directory = std::env::temp_dir().join(format!("stock-db-writer-{name}"));
@@ -79,7 +100,7 @@ impl Stage {
         Invocation::new(self.directory.clone())
             .env("DATABASE_URL", &servers().database_url)
             .set("pipeline", &self.name)
-            .set("kafka.brokers", &servers().brokers)
+            .set("kafka.brokers", servers().brokers_of(&self.name))
             .set("kafka.group", &self.name)
             .set("topics.0.name", &self.topic)
             .set("topics.0.target", "prices")
@@ -93,6 +114,11 @@ impl Stage {
     /// The same without a consumer group.
     pub fn invocation_of_all(&self) -> Invocation {
         self.invocation().set("kafka.assignment", "all")
+    }
+
+    /// The same by `client = "kafka"`.
+    pub fn invocation_of_old(&self) -> Invocation {
+        self.invocation_of_all().set("kafka.client", "kafka").set("kafka.isolation", "read_uncommitted")
     }
 
     /// A new connection whose unqualified names are those of this stage.
