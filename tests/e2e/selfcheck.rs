@@ -60,8 +60,8 @@ fn producers_deliver_every_number_once() {
     let transactions = Transactions::new(&stage.name);
     transactions.commit(&stage.topic, 0, stage.take(10));
     transactions.abort(&stage.topic, 0, stage.take_in_vain(10));
-    // Ten of each, and two markers.
-    assert_eq!(sum(&stage), stage.sent().count() + 12);
+    // Ten of each, and two markers, which the broker writes after it has answered.
+    eventually("the markers are there", LIMIT, || sum(&stage) == stage.sent().count() + 12);
     let mut kcat = Kcat::start(&stage.topic, Some(2), "none");
     kcat.line("KEY", b"{\"symbol\":\"\xff\"}");
     kcat.finish();
