@@ -174,7 +174,8 @@ pub fn open_kafka(
     patience.kafka(outage, config.schema.grace, || source::connect(&config.kafka))
 }
 
-/// What the configuration names, and what its patterns match now, as the brokers know it; and the cluster it is in, if the client can tell.
+/// What the configuration names, and what its patterns match now, as the brokers know it; and the cluster it is in, if
+/// the client can tell.
 pub fn describe(config: &Config, source: &mut dyn Source) -> Result<(Option<String>, Topics), SourceFault> {
     let cluster_id = source.cluster_id()?;
     let mut topics: Vec<Arc<str>> = config.topics.names().map(Arc::from).collect();
