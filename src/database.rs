@@ -6,6 +6,7 @@
 
 pub mod binary;
 mod connect;
+mod copy;
 mod failure;
 mod ledger;
 mod names;
