@@ -5,6 +5,7 @@
 //! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
 
 pub mod binary;
+mod commit;
 mod connect;
 mod copy;
 mod failure;

@@ -24,8 +24,8 @@ pub const METRIC_COLUMNS: &str = "symbol, window_start, window_end, avg_price, m
 pub const DEAD_LETTER_COLUMNS: &str = "pipeline, topic, partition, record_offset, element, key, payload, \
      payload_bytes, payload_sha256, reason_class, reason_code, reason, record_timestamp_ms, record_elements";
 
-/// Writes all prices, in their order.
-pub fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
+/// Writes these prices, in this order.
+pub fn prices<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl IntoIterator<Item = &'a PriceRow<'b>>) {
     begin(out);
     for row in rows {
         columns(out, 5);
@@ -39,7 +39,7 @@ pub fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
 }
 
 /// Writes these metrics, in this order.
-pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl Iterator<Item = &'a MetricRow<'b>>) {
+pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl IntoIterator<Item = &'a MetricRow<'b>>) {
     begin(out);
     for row in rows {
         columns(out, 7);

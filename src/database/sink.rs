@@ -1,15 +1,13 @@
 //! One writer's connection: COPY, the counted UPDATE, COMMIT, and the truth afterwards.
 //!
 //! The transaction is driven by plain BEGIN and COMMIT on a held connection rather than by the client's `Transaction`,
-//! whose destructor waits for the server, and whose `commit` reports success for an aborted transaction: the server
-//! answers that with ROLLBACK, which is no error. Here COMMIT is sent only after the counted UPDATE has succeeded as the
-//! last statement; in the same message, it is preceded by a SAVEPOINT, which an aborted transaction and no transaction
-//! at all both refuse with an error, and by a token, which shows that the answer is to this message; and no result is
-//! ignored.
+//! whose destructor waits for the server. COMMIT is sent only after the counted UPDATE has succeeded as the last
+//! statement, and no result is ignored; more about it in `commit`, and about COPY in `copy`.
 
 use super::binary;
+use super::commit::{self, End};
 use super::copy::{Refused, Rows, copy};
-use super::failure::{failure, is_answer, plain};
+use super::failure::plain;
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
@@ -23,16 +21,13 @@ use crate::row::MetricRow;
 use crate::sink::{CommitFailure, Durable, Sink, Truth};
 use crate::work::{Tally, Work};
 use postgres::types::ToSql;
-use postgres::{Client, SimpleQueryMessage, Statement};
+use postgres::{Client, Statement};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a ROLLBACK may take before the connection is given up instead.
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
-/// Commits so far. Each has another token.
-static N_COMMITS: AtomicU64 = AtomicU64::new(0);
 
 /// A database as one writer sees it.
 pub struct PostgresSink {
@@ -267,29 +262,20 @@ impl Sink for PostgresSink {
         }
         let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
         heartbeat.enter(Doing::Committing);
-        let token = format!("commit {}", N_COMMITS.fetch_add(1, Ordering::Relaxed));
-        // Nothing comes after COMMIT: it could fail, or be cancelled, when all is applied.
-        let guarded = format!("SAVEPOINT committing; SELECT '{token}'; COMMIT");
-        let result = self.session().call_raw(call_max, |client| client.simple_query(&guarded));
+        let end = commit::commit(self.session(), call_max);
         heartbeat.enter(Doing::Waiting);
-        match result {
-            Ok(answer) if has_token(&answer, &token) => {
+        match end {
+            End::Committed => {
                 self.transaction = Transaction::None;
                 Ok(Durable::witnessed(seq, batch))
             }
-            Ok(_) => {
-                self.disconnect();
-                let message = "committing: the server's answer is to something else";
-                Err(CommitFailure::InDoubt(plain(Fault::Connection, message)))
-            }
-            Err(error) if is_answer(&error) && self.session().is_good() => {
-                // A refused COMMIT has ended the transaction, a refused SAVEPOINT has not.
+            End::Refused(failure) => {
                 self.rollback();
-                Err(CommitFailure::NotApplied(failure("committing", &error)))
+                Err(CommitFailure::NotApplied(failure))
             }
-            Err(error) => {
+            End::InDoubt(failure) => {
                 self.disconnect();
-                Err(CommitFailure::InDoubt(failure("committing", &error)))
+                Err(CommitFailure::InDoubt(failure))
             }
         }
     }
@@ -360,11 +346,6 @@ impl Drop for Calling<'_> {
     fn drop(&mut self) {
         self.heartbeat.enter(Doing::Waiting);
     }
-}
-
-/// Whether this is the answer to the COMMIT with that token.
-pub(super) fn has_token(answer: &[SimpleQueryMessage], token: &str) -> bool {
-    answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(token)))
 }
 
 /// A row of a bookkeeping table that isn't as schema.sql makes it.
