@@ -73,9 +73,9 @@ stay as they are, with the reason they were written for.
 
 Only the letter's own element is taken. Where a record has another number of
 elements than it had (another format reads it), it is taken as a whole, if all
-of its elements are among these letters and none would be refused now. A window
-that is there already is never overwritten; its letter counts as redriven. The
-counts of `status` are about the log, and stay.
+of its elements are among these letters: elements that are refused now have
+letters then. A window that is there already is never overwritten; its letter
+counts as redriven. The counts of `status` are about the log, and stay.
 
 Without IDs and filters all open letters are meant.";
 

@@ -3,14 +3,15 @@
 //! Pure. The decoder numbers a record's elements in one order, so that a letter's number finds its element again. But
 //! only while an object has the same shape: what was one unknown object may be five hundred trades today. Each letter
 //! says how many elements its record had, and where that has changed, the record is taken as a whole or not at all:
-//! as a whole, if every element of it is such a letter, so that no row of it is in the tables yet.
+//! as a whole, if every element of it is such a letter, so that no row of it is in the tables yet. Then its elements are
+//! numbered anew: those that give rows are done with, those that are refused have letters, old or new.
 
 use crate::dead_letters::{Letter, LetterId, RefusedRecord};
 use crate::decode::settings::Settings;
 use crate::decode::{Outcome, decode_counted};
-use crate::explain::value;
+use crate::explain::{counted, value};
 use crate::record::Record;
-use crate::row::{Class, Decoded, MetricRow, PriceRow};
+use crate::row::{Class, DeadLetter, Decoded, MetricRow, PriceRow};
 use std::fmt;
 
 /// What is to be done about a page of letters.
@@ -25,15 +26,48 @@ pub struct Plan<'a> {
 /// Letters and their rows, which are written together or not at all.
 #[derive(Debug)]
 pub struct Unit<'a> {
-    /// The letters, with the class that each was refused for. Never empty.
+    /// The letters, with the class that each was refused for. Never empty; all are of one record.
     pub letters: Vec<(LetterId, String)>,
+    /// Set where the record's elements are numbered anew.
+    pub anew: Option<Anew>,
     /// Their rows for the prices table.
     pub prices: Vec<PriceRow<'a>>,
     /// Their rows for the metrics table, in the order of the record.
     pub metrics: Vec<MetricRow<'a>>,
 }
 
+/// A record whose elements are numbered in another way than its letters are.
+#[derive(Debug)]
+pub struct Anew {
+    /// How many there are.
+    pub n_elements: u32,
+    /// Those that are refused, by element. They have letters afterwards, and only they.
+    pub refused: Vec<DeadLetter>,
+}
+
 impl Unit<'_> {
+    /// The letters that are done with when it is written.
+    pub fn done(&self) -> impl Iterator<Item = &LetterId> {
+        let refused = self.refused();
+        let is_refused = |id: &&LetterId| refused.binary_search_by_key(&id.element, |l| l.origin.element).is_ok();
+        self.letters.iter().map(|(id, _)| id).filter(move |id| !is_refused(id))
+    }
+
+    /// Elements that have letters when it is written.
+    pub fn refused(&self) -> &[DeadLetter] {
+        self.anew.as_ref().map_or(&[], |anew| &anew.refused)
+    }
+
+    /// What is to be told of them.
+    pub fn stays(&self) -> impl Iterator<Item = Stay> {
+        let (first, was) = self.letters.first().expect("a unit has letters");
+        self.refused().iter().map(move |letter| Stay {
+            id: LetterId { element: letter.origin.element, ..first.clone() },
+            was: was.clone(),
+            why: Why::Undecodable(letter.class, letter.reason.clone()),
+        })
+    }
+
     /// Its rows in both tables.
     pub fn n_rows(&self) -> usize {
         self.prices.len() + self.metrics.len()
@@ -64,8 +98,8 @@ pub enum Why {
     NotKept(Option<i64>),
     /// The configuration has no such topic.
     NoTopic,
-    /// The record had another number of elements than today, and some of them are rows already, or would still be
-    /// refused, or are not among the letters that are meant.
+    /// The record had another number of elements than today, and some of them may be rows already, or are not among the
+    /// letters that are meant.
     Renumbered {
         /// How many it had.
         then: i32,
@@ -95,15 +129,17 @@ impl fmt::Display for Why {
             Why::Refused(sqlstate, reason) => write!(f, "{reason} (SQLSTATE {sqlstate})"),
             Why::Nothing => f.write_str("its element is rightly skipped today; discard it"),
             Why::NotKept(bytes) => {
-                f.write_str("its value was too long to be kept (dead_letters.payload_bytes_max)")?;
-                bytes.map_or(Ok(()), |bytes| write!(f, ", {bytes} bytes"))?;
+                f.write_str("its value")?;
+                bytes.map_or(Ok(()), |bytes| write!(f, " of {bytes} bytes"))?;
+                f.write_str(" was too long to be kept (dead_letters.payload_bytes_max, kafka.max_message_bytes)")?;
                 f.write_str("; it must be produced again")
             }
             Why::NoTopic => f.write_str("its topic is not in [[topics]]"),
             Why::Renumbered { then, now } => write!(
                 f,
-                "its record had {then} element(s) and has {now} today, and they can't be told apart: it is taken only as \
-                 a whole, if all of them were refused, are open and meant, and none would be refused now"
+                "its record had {} and has {now} today, so that it can only be taken as a whole, and not all of it is \
+                 among these letters",
+                counted(*then as u64, "element")
             ),
         }
     }
@@ -149,7 +185,7 @@ impl<'a> Plan<'a> {
             match refused {
                 Some(again) => self.stay_one(letter, Why::Undecodable(again.class, again.reason)),
                 None if prices.is_empty() && metrics.is_empty() => self.stay_one(letter, Why::Nothing),
-                None => self.units.push(Unit { letters: vec![name(letter)], prices, metrics }),
+                None => self.units.push(Unit { letters: vec![name(letter)], anew: None, prices, metrics }),
             }
         }
     }
@@ -159,14 +195,17 @@ impl<'a> Plan<'a> {
         let Decoded { prices, metrics, dead_letters } = decoded;
         // Then none of it is in the tables.
         let is_whole = letters.len() == then as usize;
-        if is_whole && dead_letters.is_empty() && prices.is_empty() && metrics.is_empty() {
-            self.stay(letters, |_| Why::Nothing);
-        } else if is_whole && dead_letters.is_empty() {
-            self.units.push(Unit { letters: letters.iter().map(name).collect(), prices, metrics });
-        } else if let ([only], [again], 1) = (letters, &dead_letters[..], now) {
-            self.stay_one(only, Why::Undecodable(again.class, again.reason.clone()));
-        } else {
-            self.stay(letters, |_| Why::Renumbered { then, now });
+        let has_rows = !prices.is_empty() || !metrics.is_empty();
+        match &dead_letters[..] {
+            _ if is_whole && has_rows => {
+                let anew = Some(Anew { n_elements: now, refused: dead_letters });
+                self.units.push(Unit { letters: letters.iter().map(name).collect(), anew, prices, metrics });
+            }
+            [] if is_whole => self.stay(letters, |_| Why::Nothing),
+            [first, ..] if !has_rows => {
+                self.stay(letters, |_| Why::Undecodable(first.class, first.reason.clone()));
+            }
+            _ => self.stay(letters, |_| Why::Renumbered { then, now }),
         }
     }
 
@@ -274,9 +313,26 @@ mod tests {
         let (of_both, of_one) = (record(&both, &[0], 2), record(&both, &[0, 1], 2));
         assert_eq!(stays(&planned(&of_both, &Settings::default())), ["0 renumbered"]);
         assert_eq!(units(&planned(&of_one, &Settings::default())), ["[0, 1] A B C"]);
-        // One that would still be refused would have no letter any more.
-        let refused = record(&TRADES.replace("\"p\":2", "\"p\":-2"), &[0], 1);
-        assert_eq!(stays(&planned(&refused, &Settings::default())), ["0 renumbered"]);
+    }
+
+    #[test]
+    fn of_a_record_that_is_taken_as_a_whole_the_refused_elements_have_letters_afterwards() {
+        let told = |value: &str| {
+            let record = record(value, &[0], 1);
+            let plan = planned(&record, &Settings::default());
+            let done: Vec<u32> = plan.units[0].done().map(|id| id.element).collect();
+            let stays: Vec<String> =
+                plan.units[0].stays().map(|stay| format!("{} {}", stay.id, stay.why.label())).collect();
+            (units(&plan), done, stays)
+        };
+        let last = told(&TRADES.replace("\"p\":2", "\"p\":-2"));
+        assert_eq!(last, (vec!["[0] A".to_owned()], vec![0], vec!["t/0/5/1 range".to_owned()]));
+        // The letter that is there is about this one now.
+        let first = told(&TRADES.replace("\"p\":1", "\"p\":-1"));
+        assert_eq!(first, (vec!["[0] B".to_owned()], vec![], vec!["t/0/5/0 range".to_owned()]));
+        // Nothing is gained by it.
+        let record = record(&TRADES.replace("\"p\":", "\"p\":-"), &[0], 1);
+        assert_eq!(stays(&planned(&record, &Settings::default())), ["0 range"]);
     }
 
     #[test]

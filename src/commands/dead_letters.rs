@@ -19,6 +19,7 @@ use crate::row::Class;
 use crate::shutdown::Shutdown;
 use crate::sink::CommitFailure;
 use crate::startup::{self, NotStarted, Patience};
+use chrono::{DateTime, SecondsFormat};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
@@ -226,7 +227,7 @@ fn write_letter(out: &mut impl Write, config: &Config, letter: &Letter) -> io::R
     let key = match &letter.key {
         None => "none".to_owned(),
         Some(key) => match std::str::from_utf8(key) {
-            Ok(text) => format!("{:?}", cut(&harmless(text), PAGE_WIDTH)),
+            Ok(text) => format!("\"{}\"", cut(&harmless(text), PAGE_WIDTH)),
             Err(_) => format!("{} bytes, no text: {}", key.len(), cut(&digits(key), PAGE_WIDTH)),
         },
     };
@@ -235,7 +236,11 @@ fn write_letter(out: &mut impl Write, config: &Config, letter: &Letter) -> io::R
         None => letter.id.element.to_string(),
     };
     let code = if letter.code.is_empty() { String::new() } else { format!(" {}", harmless(&letter.code)) };
-    let timestamp = letter.timestamp_ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms} ms since 1970"));
+    let timestamp = match letter.timestamp_ms.map(|ms| (ms, DateTime::from_timestamp_millis(ms))) {
+        None => "none".to_owned(),
+        Some((_, Some(time))) => time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        Some((ms, None)) => format!("{ms} ms since 1970"),
+    };
     let mut fields = vec![
         ("pipeline", harmless(&config.pipeline).into_owned()),
         ("element", elements),
@@ -300,12 +305,13 @@ fn write_today(out: &mut impl Write, config: &Config, letter: &Letter, record: &
     let unit = plan.units.iter().find(|unit| unit.letters.iter().any(|(other, _)| other == id));
     let stay = plan.stays.iter().find(|stay| stay.id == *id);
     let text = match (unit, stay) {
-        (Some(unit), _) if unit.letters.len() == 1 && unit.n_rows() == 1 => {
+        (Some(unit), _) if unit.anew.is_none() => {
             format!("element {}, which this letter is about, becomes a row by dead-letters redrive", id.element)
         }
         (Some(unit), _) => {
-            let (n_letters, n_rows) = (unit.letters.len() as u64, unit.n_rows() as u64);
-            format!("{} becomes {} by dead-letters redrive", counted(n_letters, "letter"), counted(n_rows, "row"))
+            let (n_rows, n_refused) = (unit.n_rows() as u64, unit.refused().len() as u64);
+            let rest = if n_refused == 0 { String::new() } else { format!(" and {}", counted(n_refused, "letter")) };
+            format!("the whole record becomes {}{rest} by dead-letters redrive", counted(n_rows, "row"))
         }
         (None, Some(stay)) => {
             let why = harmless(&stay.why.to_string()).into_owned();
@@ -384,9 +390,10 @@ fn look(
     let records = letters.look(filter, below, PAGE)?;
     let Some(last) = last_of(&records) else { return Ok(None) };
     let plan = plan_of(config, &records);
-    let n_letters = plan.units.iter().map(|unit| unit.letters.len() as u64).sum();
+    let n_letters = plan.units.iter().map(|unit| unit.done().count() as u64).sum();
     let n_rows = plan.units.iter().map(|unit| unit.n_rows() as u64).sum();
-    Ok(Some(Page { last, written: Written { n_letters, n_rows, ..Written::default() }, stays: plan.stays }))
+    let anew = plan.units.iter().flat_map(|unit| unit.stays()).collect();
+    Ok(Some(Page { last, written: Written { n_letters, n_rows, anew, ..Written::default() }, stays: plan.stays }))
 }
 
 fn write(
@@ -432,11 +439,11 @@ struct Report {
 
 impl Report {
     fn add(&mut self, page: Page) {
-        let Page { written: Written { n_letters, n_rows, n_windows_kept, refused, .. }, stays, .. } = page;
+        let Page { written: Written { n_letters, n_rows, n_windows_kept, refused, anew, .. }, stays, .. } = page;
         self.n_redriven += n_letters;
         self.n_rows += n_rows;
         self.n_windows_kept += n_windows_kept;
-        for stay in refused.into_iter().chain(stays) {
+        for stay in refused.into_iter().chain(anew).chain(stays) {
             *self.stays.entry(stay.why.label()).or_default() += 1;
             if self.shown.len() < STAYS_SHOWN {
                 self.shown.push(stay);
@@ -469,12 +476,12 @@ impl Report {
         let mut text = format!("{done}: {}, {}", counted(self.n_redriven, "letter"), counted(self.n_rows, "row"));
         if self.n_windows_kept > 0 {
             let windows = counted(self.n_windows_kept, "window");
-            text.push_str(&format!(" and {windows} that had newer figures, which are kept"));
+            text.push_str(&format!(", and {windows} there already, kept as they are"));
         }
         writeln!(out, "{}", wrap(&text, 2))?;
         if self.n_stay() > 0 {
             let reasons: Vec<String> = self.stays.iter().map(|(label, n)| format!("{label} {n}")).collect();
-            let text = format!("as before: {} ({})", counted(self.n_stay(), "letter"), reasons.join(", "));
+            let text = format!("still dead letters: {} ({})", counted(self.n_stay(), "letter"), reasons.join(", "));
             writeln!(out, "{}", wrap(&text, 2))?;
         }
         if n_closed > 0 {

@@ -21,7 +21,7 @@ use super::statements::{STAGING, Statements};
 use crate::dead_letters::{Counts, Filter, Letter, LetterId, RefusedRecord};
 use crate::fault::{Failure, Fault};
 use crate::record::{Offset, TopicPartition};
-use crate::redrive::{Plan, Stay, Unit, Why};
+use crate::redrive::{Anew, Plan, Stay, Unit, Why};
 use crate::row::{MetricRow, PriceRow};
 use crate::sink::CommitFailure;
 use postgres::types::ToSql;
@@ -49,6 +49,8 @@ const PLACE: &str = "d.topic, d.partition, d.record_offset, d.element";
 pub struct Written {
     /// Letters that are marked.
     pub n_letters: u64,
+    /// Letters of elements that were numbered anew and are refused.
+    pub anew: Vec<Stay>,
     /// Rows that are new.
     pub n_rows: u64,
     /// Windows that were there already, or in a newer letter, and were left as they are.
@@ -151,11 +153,13 @@ impl PostgresLetters {
     /// Writes the rows of a plan for the letters that were taken, and marks these. A row that PostgreSQL refuses takes
     /// only its own letters out of the plan. The transaction is open still, but after an error.
     pub fn write(&mut self, plan: &Plan<'_>) -> Result<Written, Failure> {
-        let mut marks = Vec::new();
-        let written = self.write_units(&plan.units, &mut marks).and_then(|mut written| {
+        let written = self.write_units(&plan.units).and_then(|(taken, mut written)| {
+            self.number_anew(&taken)?;
+            let marks: Vec<&LetterId> = taken.iter().flat_map(|unit| unit.done()).collect();
             written.n_letters = marks.len() as u64;
             written.witness = marks.first().map(|id| (*id).clone());
-            self.mark(&marks).map(|()| written)
+            written.anew = taken.iter().flat_map(|unit| unit.stays()).collect();
+            self.set("marking dead letters", "redriven_at", &marks).map(|()| written)
         });
         if written.is_err() {
             self.rollback();
@@ -365,9 +369,9 @@ impl PostgresLetters {
 
     /// Writes as many units at once as PostgreSQL takes. Each refusal makes the next attempt smaller, down to one unit,
     /// which then is the one that is refused; so a page of nothing but refused rows does not take forever.
-    fn write_units<'u>(&mut self, units: &'u [Unit<'_>], marks: &mut Vec<&'u LetterId>) -> Result<Written, Failure> {
-        let mut written = Written::default();
-        let mut left: Vec<&Unit<'_>> = units.iter().rev().collect();
+    fn write_units<'u, 'r>(&mut self, units: &'u [Unit<'r>]) -> Result<(Vec<&'u Unit<'r>>, Written), Failure> {
+        let (mut taken, mut written) = (Vec::new(), Written::default());
+        let mut left: Vec<&Unit<'r>> = units.iter().rev().collect();
         let mut n_at_once = left.len();
         while !left.is_empty() {
             let n = n_at_once.clamp(1, left.len());
@@ -376,9 +380,7 @@ impl PostgresLetters {
                 Attempt::Taken { n_rows, n_windows_kept } => {
                     written.n_rows += n_rows;
                     written.n_windows_kept += n_windows_kept;
-                    for unit in left.drain(start..) {
-                        marks.extend(unit.letters.iter().map(|(id, _)| id));
-                    }
+                    taken.extend(left.drain(start..));
                     n_at_once = n * 2;
                 }
                 Attempt::Refused { unit_idx: Some(idx), sqlstate, reason } => {
@@ -392,7 +394,7 @@ impl PostgresLetters {
                 Attempt::Refused { unit_idx: None, .. } => n_at_once = n / 2,
             }
         }
-        Ok(written)
+        Ok((taken, written))
     }
 
     /// The units stand from the oldest to the newest.
@@ -448,7 +450,7 @@ impl PostgresLetters {
         let (table, sql) = (self.names.metrics.clone(), self.sql.copy_metrics.clone());
         let copied = self.copy(&table, STAGING, n_windows, &sql);
         copied.map_err(|refused| Refused { row_idx: refused.row_idx.map(|idx| rows[idx].0), ..refused })?;
-        let doing = format!("inserting {n_windows} rows into {table}");
+        let doing = format!("inserting into {table}");
         let columns = binary::METRIC_COLUMNS;
         let insert = format!(
             "INSERT INTO {table} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} \
@@ -476,7 +478,8 @@ impl PostgresLetters {
     }
 
     fn copy(&mut self, table: &Table, name_in_context: &str, n_rows: usize, sql: &str) -> Result<(), Refused> {
-        let doing = format!("writing {n_rows} rows to {table}");
+        // Without their number: it is said of each row that is refused.
+        let doing = format!("writing to {table}");
         let call_max = self.call_max;
         let session = self.held.as_mut().expect("the letters are taken on it");
         let statement = session.prepared(&doing, call_max, sql).map_err(Refused::whole)?;
@@ -484,8 +487,52 @@ impl PostgresLetters {
         copy(session, call_max, &doing, &statement, rows)
     }
 
-    fn mark(&mut self, ids: &[&LetterId]) -> Result<(), Failure> {
-        self.set("marking dead letters", "redriven_at", ids)
+    /// Letters of the elements that are refused in records that are numbered anew: those that are there say so now, the
+    /// others are made. The value stays where it is, with the record's lowest letter.
+    fn number_anew(&mut self, units: &[&Unit<'_>]) -> Result<(), Failure> {
+        const DOING: &str = "numbering a record's letters anew";
+        let sql = format!(
+            "INSERT INTO {0} AS d (pipeline, topic, partition, record_offset, element, key, payload_bytes, reason_class, \
+               reason_code, reason, record_timestamp_ms, record_elements) \
+             SELECT l.pipeline, l.topic, l.partition, l.record_offset, w.element, l.key, l.payload_bytes, \
+               w.reason_class, '', w.reason, l.record_timestamp_ms, $9 \
+             FROM {0} l, unnest($6::int[], $7::text[], $8::text[]) AS w(element, reason_class, reason) \
+             WHERE l.pipeline = $1 AND l.topic = $2 AND l.partition = $3 AND l.record_offset = $4 AND l.element = $5 \
+             ON CONFLICT (pipeline, topic, partition, record_offset, element) DO UPDATE SET \
+               reason_class = EXCLUDED.reason_class, reason_code = '', reason = EXCLUDED.reason, \
+               record_elements = EXCLUDED.record_elements",
+            self.names.dead_letters
+        );
+        for unit in units {
+            let Some(Anew { n_elements, refused }) = unit.anew.as_ref().filter(|anew| !anew.refused.is_empty()) else {
+                continue;
+            };
+            let (LetterId { partition, offset, element }, _) = unit.letters.first().expect("a unit has letters");
+            let elements: Vec<i32> = refused.iter().map(|letter| letter.origin.element as i32).collect();
+            let classes: Vec<&str> = refused.iter().map(|letter| letter.class.as_str()).collect();
+            // The one character that PostgreSQL can't store.
+            let reasons: Vec<String> = refused.iter().map(|l| l.reason.replace('\0', "\u{fffd}")).collect();
+            let (pipeline, number) = (self.pipeline.clone(), partition.partition);
+            let (source, n_elements) = (*element as i32, *n_elements as i32);
+            let parameters: [&(dyn ToSql + Sync); 9] = [
+                &pipeline,
+                &&*partition.topic,
+                &number,
+                &offset.0,
+                &source,
+                &elements,
+                &classes,
+                &reasons,
+                &n_elements,
+            ];
+            let n_written = self.call(DOING, |client| client.execute(&sql, &parameters))?;
+            if n_written != refused.len() as u64 {
+                let what =
+                    format!("{DOING}: only {n_written} of {} were kept; remove the trigger or rule", refused.len());
+                return Err(plain(Fault::Schema, what));
+            }
+        }
+        Ok(())
     }
 
     /// Sets one of the two marks of letters that are locked.
