@@ -10,7 +10,7 @@ use crate::dead_letters::{Counts, Filter, Letter, LetterId, RefusedRecord};
 use crate::exit::{ExitCode, Stop};
 use crate::explain::text::{PAGE_WIDTH, cut, fold, harmless, width, wrap};
 use crate::explain::{Explained, counted, hex, value};
-use crate::fault::Failure;
+use crate::fault::{Failure, Fault};
 use crate::outage::Outage;
 use crate::progress::{Extent, Progress};
 use crate::record::Record;
@@ -22,6 +22,7 @@ use crate::startup::{self, NotStarted, Patience};
 use chrono::{DateTime, SecondsFormat};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::time::Instant;
 
 /// Letters that are read at once to be listed.
 const LISTED_AT_ONCE: usize = 1000;
@@ -53,8 +54,21 @@ struct Desk<'d> {
 
 impl Desk<'_> {
     fn ask<T>(&mut self, mut call: impl FnMut(&mut PostgresLetters) -> Result<T, Failure>) -> Result<T, NotStarted> {
-        let letters = &mut self.letters;
-        self.patience.database(self.outage, || call(letters))
+        let (letters, begun) = (&mut self.letters, Instant::now());
+        // An outage has its own clock. This is for a server that answers, but never lets a page through.
+        let is_too_long = |failure: &Failure| {
+            matches!(failure.fault, Fault::Transaction | Fault::Lock | Fault::Statement)
+                && self.outage.limit().is_some_and(|limit| begun.elapsed() > limit)
+        };
+        let answer = self.patience.database(self.outage, || match call(letters) {
+            Err(failure) if is_too_long(&failure) => Ok(Err(failure)),
+            other => other.map(Ok),
+        })?;
+        answer.map_err(|failure| {
+            let s = begun.elapsed().as_secs();
+            let what = format!("database: tried for {s} s (retry.max_outage_s), in vain: {failure}");
+            Stop::new(ExitCode::ServerAway, what).into()
+        })
     }
 
     /// Letters that are named must be there.

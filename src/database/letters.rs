@@ -230,6 +230,11 @@ impl PostgresLetters {
         if !self.held.as_ref().is_some_and(|held| held.is_good()) {
             self.disconnect();
             let mut held = self.pool.get()?;
+            // Pages are read by the primary key. Without statistics, which a table has not yet when a flood has just come
+            // in, the planner would read and sort all that is left for each of them.
+            held.call("setting up a session", self.call_max, |client| {
+                client.batch_execute("SET enable_bitmapscan = off; SET enable_sort = off")
+            })?;
             if !self.commits_synchronously {
                 held.call("setting up a session", self.call_max, |client| {
                     client.batch_execute("SET synchronous_commit = on")
@@ -269,11 +274,10 @@ impl PostgresLetters {
     fn begin(&mut self) -> Result<(), Failure> {
         let key = lock_key("dead letters", &[&self.pipeline, &self.names.dead_letters.schema]);
         self.call("beginning a page of dead letters", |client| {
-            // A constraint that waits for COMMIT would name no row. A page is small, so its rows are looked up; without
-            // statistics the planner could come to read the whole table instead.
+            // A constraint that waits for COMMIT would name no row.
             client.batch_execute(&format!(
                 "BEGIN ISOLATION LEVEL READ COMMITTED; SET CONSTRAINTS ALL IMMEDIATE; \
-                 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SELECT pg_advisory_xact_lock({key})"
+                 SELECT pg_advisory_xact_lock({key})"
             ))
         })
     }
@@ -537,21 +541,32 @@ impl PostgresLetters {
 
     /// Sets one of the two marks of letters that are locked.
     fn set(&mut self, doing: &str, mark: &str, ids: &[impl std::borrow::Borrow<LetterId>]) -> Result<(), Failure> {
-        if ids.is_empty() {
-            return Ok(());
-        }
+        let ids: Vec<&LetterId> = ids.iter().map(|id| id.borrow()).collect();
+        let (Some(lowest), Some(highest)) = (ids.iter().min(), ids.iter().max()) else { return Ok(()) };
         let sql = format!(
             "UPDATE {} d SET {mark} = now() \
              FROM unnest($2::text[], $3::int[], $4::bigint[], $5::int[]) AS w(topic, partition, record_offset, element) \
-             WHERE d.pipeline = $1 AND d.topic = w.topic AND d.partition = w.partition \
+             WHERE d.pipeline = $1 AND ({PLACE}) >= ($6, $7, $8, $9) AND ({PLACE}) <= ($10, $11, $12, $13) \
+               AND d.topic = w.topic AND d.partition = w.partition \
                AND d.record_offset = w.record_offset AND d.element = w.element \
                AND d.redriven_at IS NULL AND d.discarded_at IS NULL",
             self.names.dead_letters
         );
         let pipeline = self.pipeline.clone();
-        let Places { topics, partitions, offsets, elements } = Places::new(ids.iter().map(|id| id.borrow()));
-        let marked =
-            self.call(doing, |client| client.execute(&sql, &[&pipeline, &topics, &partitions, &offsets, &elements]))?;
+        let Places { topics, partitions, offsets, elements } = Places::new(ids.iter().copied());
+        let ends = Places::new([*lowest, *highest].into_iter());
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&pipeline, &topics, &partitions, &offsets, &elements];
+        for end in 0..2 {
+            parameters.push(&ends.topics[end]);
+            parameters.push(&ends.partitions[end]);
+            parameters.push(&ends.offsets[end]);
+            parameters.push(&ends.elements[end]);
+        }
+        let marked = self.call(doing, |client| {
+            // Where the planner expects a handful of letters it likes a loop in a loop best; but both sides are a page.
+            client.batch_execute("SET LOCAL enable_nestloop = off")?;
+            client.execute(&sql, &parameters)
+        })?;
         match marked == ids.len() as u64 {
             true => Ok(()),
             false => Err(plain(
