@@ -379,7 +379,7 @@ fn a_window_that_postgresql_refuses_keeps_its_letter() {
 /// After kill -9 whatever is marked is a row, and whatever is not is none.
 #[test]
 fn a_redrive_survives_kill_9_at_any_moment() {
-    let count = size(20_000, 200_000) as i64;
+    let count = size(40_000, 200_000) as i64;
     let stage = refused("letters_kill", 3, count);
     let mut random = random(&stage.name);
     let n_rounds = size(8, 40);
@@ -394,7 +394,7 @@ fn a_redrive_survives_kill_9_at_any_moment() {
             // Right after a page, in the next one.
             eventually("a page is redriven", LIMIT, || stage.rows() > before || !redrive.alive());
         }
-        thread::sleep(Duration::from_millis(random.u64(0..60)));
+        thread::sleep(Duration::from_millis(random.u64(0..40)));
         n_killed += u64::from(redrive.alive());
         redrive.kill9();
         // What the server does for the dead is done once nobody but us is connected.
@@ -409,7 +409,7 @@ fn a_redrive_survives_kill_9_at_any_moment() {
     assert_rows_exactly_once(&stage);
     assert_eq!((open(&stage), redriven(&stage)), (0, count));
     println!("{n_killed} kills, after {n_in_the_middle} of them some were redriven and some not");
-    assert!(n_killed > 2 && n_in_the_middle > 0, "the redrive was over too soon to show anything");
+    assert!(n_killed > 1 && n_in_the_middle > 0, "the redrive was over too soon to show anything");
 }
 
 #[test]
@@ -460,6 +460,20 @@ fn a_letter_that_somebody_else_has_locked_is_passed_over_and_said() {
     transaction.batch_execute(lock).expect("the letters can be locked");
     let said = letters(&stage.invocation(), &["redrive"]);
     assert!(said.contains("redriven: 20 letters") && said.contains("not looked at: 10 letters"), "{said}");
+    transaction.rollback().expect("PostgreSQL answers");
+    letters(&stage.invocation(), &["redrive"]);
+    assert_rows_exactly_once(&stage);
+}
+
+#[test]
+fn a_table_that_stays_locked_is_not_waited_for_for_ever() {
+    let stage = refused("letters_table", 1, 30);
+    let mut client = stage.database();
+    let mut transaction = client.transaction().expect("PostgreSQL answers");
+    transaction.batch_execute("LOCK TABLE writer_dead_letters").expect("the table can be locked");
+    let invocation = stage.invocation().set("retry.max_outage_s", 1).set("database.lock_timeout_ms", 500);
+    let output = invocation.output(&["dead-letters", "redrive"]).expect_code(69);
+    assert!(output.cause().contains("retry.max_outage_s"), "{}", output.stderr);
     transaction.rollback().expect("PostgreSQL answers");
     letters(&stage.invocation(), &["redrive"]);
     assert_rows_exactly_once(&stage);
