@@ -9,6 +9,7 @@
 --     INSERT                 on stock_prices and writer_dead_letters
 --     SELECT, INSERT, UPDATE on stock_metrics and writer_offsets
 --     SELECT                 on writer_meta
+-- and for the command dead-letters also SELECT and UPDATE on writer_dead_letters.
 
 -- One row per price. `numeric` without a scale keeps every digit that was sent.
 -- `id` is neither in offset order nor in commit order.
@@ -94,6 +95,8 @@ CREATE TABLE IF NOT EXISTS public.writer_dead_letters (
     reason_code text NOT NULL,
     reason text NOT NULL,
     record_timestamp_ms bigint,
+    -- How many elements the record had, so that a redrive knows whether they are numbered in the same way still.
+    record_elements integer,
     first_seen timestamptz NOT NULL DEFAULT now(),
     redriven_at timestamptz,
     discarded_at timestamptz,

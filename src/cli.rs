@@ -1,12 +1,15 @@
 //! The command line: what can be asked for, and which configuration it is done with.
 
-use crate::commands;
 use crate::commands::explain::{self, Messages};
+use crate::commands::{self, dead_letters};
 use crate::config::{Config, Sources};
+use crate::dead_letters::{Filter, LetterId};
 use crate::exit::{ExitCode, Stop};
 use crate::logger;
+use crate::row::Class;
 use crate::supervisor;
-use clap::{Parser, Subcommand};
+use chrono::{DateTime, Utc};
+use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -17,6 +20,7 @@ Examples:
   stock-db-writer run                         consume until stopped
   stock-db-writer run --until-end             drain what is there now, then exit (cron)
   stock-db-writer explain messages.jsonl      what would become of these messages?
+  stock-db-writer dead-letters list           what could not become a row, and why?
   stock-db-writer --set kafka.brokers=k1:9092,k2:9092 --set batch.linger_ms=50 run
   STOCK_DB_WRITER__KAFKA__GROUP=prices DATABASE_URL=postgresql://db/stocks stock-db-writer status
 
@@ -44,6 +48,37 @@ joins no group, and writes nothing.
 
 Exit codes: 0 whatever becomes of the messages, 65 a line is not what kcat -J
 prints, 69 Kafka stayed away, 78 the topic is not configured or does not exist.";
+
+const DEAD_LETTERS_EXAMPLES: &str = "\
+Examples:
+  stock-db-writer dead-letters list --class time --topic stock_prices
+  stock-db-writer dead-letters list --json | jq -r .reason | sort | uniq -c
+  stock-db-writer dead-letters show stock_prices/0/1234/0
+  stock-db-writer dead-letters redrive --dry-run
+  stock-db-writer dead-letters redrive --class time
+  stock-db-writer dead-letters discard stock_prices/0/1234/0 --yes
+
+A dead letter is named TOPIC/PARTITION/OFFSET/ELEMENT: the record, and the
+element of it, from 0. All of it is about the letters of the configuration's
+pipeline, and can be done while a worker runs.
+
+Exit codes: 0 done, also where letters stay as they are, 64 there is no letter
+of that name, 69 PostgreSQL stayed away, 77 the role may not read or mark
+letters (it needs SELECT and UPDATE), 78 there are no such tables.";
+
+const REDRIVE_HELP: &str = "\
+Decodes records again by today's configuration. A letter whose element gives a
+row now is marked as redriven in the transaction that writes the row: broken
+off at any time, it can be run again, and no row is there twice. All others
+stay as they are, with the reason they were written for.
+
+Only the letter's own element is taken. Where a record has another number of
+elements than it had (another format reads it), it is taken as a whole, if all
+of its elements are among these letters: elements that are refused now have
+letters then. A window that is there already is never overwritten; its letter
+counts as redriven. The counts of `status` are about the log, and stay.
+
+Without IDs and filters all open letters are meant.";
 
 /// Moves stock prices and windowed metrics from Kafka into PostgreSQL, every record exactly once.
 #[derive(Debug, Parser)]
@@ -103,6 +138,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what could not become a row, make rows of it after all, or do without
+    #[command(after_help = DEAD_LETTERS_EXAMPLES)]
+    DeadLetters {
+        #[command(subcommand)]
+        action: DeadLetters,
+    },
     /// Show for each partition where it stands, who owns it and how far it lags
     Status {
         /// One JSON object a line
@@ -111,12 +152,90 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum DeadLetters {
+    /// List the open ones
+    List {
+        #[command(flatten)]
+        filter: FilterArguments,
+        /// Also those that were redriven or discarded
+        #[arg(long)]
+        all: bool,
+        /// One JSON object a line: all columns but the value
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one: the record's value, and what would become of it today
+    Show {
+        /// TOPIC/PARTITION/OFFSET/ELEMENT
+        id: LetterId,
+        /// All of the value, however long it is
+        #[arg(long)]
+        full: bool,
+    },
+    /// Make rows of those that can be decoded by now
+    #[command(after_help = REDRIVE_HELP)]
+    Redrive {
+        /// Only these: TOPIC/PARTITION/OFFSET/ELEMENT
+        #[arg(value_name = "ID", conflicts_with = "FilterArguments")]
+        ids: Vec<LetterId>,
+        #[command(flatten)]
+        filter: FilterArguments,
+        /// Only say what would become of them; changes nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Mark them as not needed; without --yes only shows how many
+    #[command(after_help = "They stay in the table. Without IDs and filters all open letters are meant.")]
+    Discard {
+        /// Only these: TOPIC/PARTITION/OFFSET/ELEMENT
+        #[arg(value_name = "ID", conflicts_with = "FilterArguments")]
+        ids: Vec<LetterId>,
+        #[command(flatten)]
+        filter: FilterArguments,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which letters are meant.
+#[derive(Debug, Args)]
+struct FilterArguments {
+    /// Only those of this class, such as missing, time or database; may be repeated
+    #[arg(long, value_name = "CLASS", alias = "reason", value_parser = dead_letters::class)]
+    class: Vec<Class>,
+    /// Only those of this topic; may be repeated
+    #[arg(long, value_name = "TOPIC")]
+    topic: Vec<String>,
+    /// Only those of partitions with this number; may be repeated
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Vec<i32>,
+    /// Only those written at this time or later, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    since: Option<DateTime<Utc>>,
+    /// Only those written before this time, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    until: Option<DateTime<Utc>>,
+}
+
+impl FilterArguments {
+    fn filter(self, ids: Vec<LetterId>, closed_too: bool) -> Filter {
+        let FilterArguments { class: classes, topic: topics, partition: partitions, since, until } = self;
+        let mut ids = ids;
+        ids.sort();
+        ids.dedup();
+        Filter { ids, classes, topics, partitions, since, until, closed_too }
+    }
+}
+
 impl Command {
     /// Sections of the configuration about servers that it does not speak to.
     fn does_without(&self) -> &'static [&'static str] {
         match self {
             Command::Explain { from_kafka: None, .. } => &["database", "kafka.tls", "kafka.sasl"],
             Command::Explain { .. } => &["database"],
+            Command::DeadLetters { .. } => &["kafka.tls", "kafka.sasl"],
             _ => &[],
         }
     }
@@ -164,6 +283,18 @@ fn execute(command: Command, config: Config) -> Result<(), Stop> {
             };
             explain::run(&config, &explain::Request { messages, topic, json })
         }
+        Command::DeadLetters { action } => match action {
+            DeadLetters::List { filter, all, json } => {
+                dead_letters::list(&config, &filter.filter(Vec::new(), all), json)
+            }
+            DeadLetters::Show { id, full } => dead_letters::show(&config, &id, full),
+            DeadLetters::Redrive { ids, filter, dry_run } => {
+                dead_letters::redrive(&config, &filter.filter(ids, false), dry_run)
+            }
+            DeadLetters::Discard { ids, filter, yes } => {
+                dead_letters::discard(&config, &filter.filter(ids, false), yes)
+            }
+        },
         Command::Status { json } => commands::status(&config, json),
     }
 }

@@ -1,6 +1,8 @@
 //! The one-shot commands: each connects, looks or creates, prints to stdout and ends.
 
+pub mod dead_letters;
 pub mod explain;
+mod output;
 
 use crate::config::{Config, Manage, Pattern};
 use crate::database::{Database, schema};

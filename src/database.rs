@@ -1,13 +1,16 @@
 //! PostgreSQL: where rows, dead letters and offsets become durable together.
 //!
 //! The only place that names the PostgreSQL client, the pool and TLS; none of their types leave it. `sink` is a
-//! writer's connection, `ledger` the claims, `schema` and `validate` the tables. Below them, `pool` limits the number of
+//! writer's connection, `ledger` the claims, `letters` the dead letters, `schema` and `validate` the tables. Below them, `pool` limits the number of
 //! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
 
 pub mod binary;
+mod commit;
 mod connect;
+mod copy;
 mod failure;
 mod ledger;
+mod letters;
 mod names;
 mod pool;
 mod reaper;
@@ -20,6 +23,7 @@ mod validate;
 mod wire;
 
 pub use ledger::PostgresLedger;
+pub use letters::{PostgresLetters, Written};
 pub use schema::{InitFailure, InitOutcome};
 pub use sink::PostgresSink;
 pub use validate::Finding;
@@ -96,6 +100,18 @@ impl Database {
             shared.settings.synchronous_commit,
             shared.pipeline.clone(),
             shared.owner.clone(),
+            self.call_max(),
+        )
+    }
+
+    /// An operator's view of the dead letters. It connects when it is first used, and keeps its connection.
+    pub fn letters(&self) -> PostgresLetters {
+        let shared = &self.shared;
+        PostgresLetters::new(
+            shared.pool.clone(),
+            shared.names.clone(),
+            shared.settings.synchronous_commit,
+            shared.pipeline.clone(),
             self.call_max(),
         )
     }

@@ -51,7 +51,21 @@ const UNWRAPS_MAX: u32 = 2;
 ///
 /// `record_idx` is the record's place in its batch, which every row and every dead letter carries.
 pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out: &mut Decoded<'a>) -> Fate {
+    read(record, record_idx, settings, out, None).fate
+}
+
+/// As [`decode`], and counts the record's elements.
+pub fn decode_counted<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out: &mut Decoded<'a>) -> Outcome {
     read(record, record_idx, settings, out, None)
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its fate.
+    pub fate: Fate,
+    /// Its elements: rows, dead letters, and what was rightly skipped.
+    pub n_elements: u32,
 }
 
 /// What became of a record, and how it was read.
@@ -59,6 +73,8 @@ pub fn decode<'a>(record: &Record<'a>, record_idx: u32, settings: &Settings, out
 pub struct Explanation {
     /// What became of it.
     pub fate: Fate,
+    /// Its elements: rows, dead letters, and what was rightly skipped.
+    pub n_elements: u32,
     /// The shapes that its objects have, each once, in the order of their first appearance.
     pub formats: Vec<Format>,
 }
@@ -66,8 +82,8 @@ pub struct Explanation {
 /// As [`decode`], and says by which formats the record's objects were read.
 pub fn explain<'a>(record: &Record<'a>, settings: &Settings, out: &mut Decoded<'a>) -> Explanation {
     let mut formats = Vec::new();
-    let fate = read(record, 0, settings, out, Some(&mut formats));
-    Explanation { fate, formats }
+    let Outcome { fate, n_elements } = read(record, 0, settings, out, Some(&mut formats));
+    Explanation { fate, n_elements, formats }
 }
 
 fn read<'a>(
@@ -76,7 +92,7 @@ fn read<'a>(
     settings: &Settings,
     out: &mut Decoded<'a>,
     formats: Option<&mut Vec<Format>>,
-) -> Fate {
+) -> Outcome {
     let n_bytes = if let Value::Bytes(bytes) = record.value { bytes.len() } else { 0 };
     let mut elements = Elements::new(out, record_idx, n_bytes, formats);
     match record.value {

@@ -3,13 +3,14 @@
 //! Pure, and the one place that knows the form of `explain --json`. Decoding is the worker's own; here it is only shown.
 //! Where the messages come from is the caller's business, but their forms are here: lines, and what `kcat -J` prints.
 
+pub mod hex;
 pub mod kcat;
 pub mod lines;
 mod summary;
 mod table;
 pub mod text;
 
-pub use summary::Summary;
+pub use summary::{Summary, counted};
 
 use crate::decimal::Decimal;
 use crate::decode::settings::Settings;

@@ -22,9 +22,11 @@ pub mod shutdown;
 pub mod batch;
 pub mod brake;
 pub mod config;
+pub mod dead_letters;
 pub mod decode;
 pub mod explain;
 pub mod lane;
+pub mod redrive;
 pub mod stats;
 pub mod work;
 

@@ -84,6 +84,21 @@ pub enum Class {
 }
 
 impl Class {
+    /// All of them.
+    pub const ALL: [Class; 11] = [
+        Class::Syntax,
+        Class::Encoding,
+        Class::Missing,
+        Class::Type,
+        Class::Range,
+        Class::Time,
+        Class::Symbol,
+        Class::Ambiguous,
+        Class::UnknownShape,
+        Class::TooLarge,
+        Class::Database,
+    ];
+
     /// The name in tables, metrics and `--json`.
     pub fn as_str(self) -> &'static str {
         match self {

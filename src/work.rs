@@ -3,8 +3,8 @@
 //! Pure. Rows are in the order in which they are sent, so that the line of a COPY that PostgreSQL refuses names its row.
 
 use crate::batch::Batch;
-use crate::decode::decode;
 use crate::decode::settings::Settings;
+use crate::decode::{Outcome, decode_counted};
 use crate::row::{Class, DeadLetter, Decoded, Fate, Origin, Skip};
 use std::collections::BTreeMap;
 
@@ -39,12 +39,14 @@ pub struct Work<'a> {
     /// one window only the last is to be written.
     pub decoded: Decoded<'a>,
     fates: Vec<Fate>,
+    n_elements: Vec<u32>,
 }
 
 impl<'a> Work<'a> {
     /// Decodes every record of a batch, each by the settings of its topic. Every topic in it must have some.
     pub fn decode<'s>(batch: &'a Batch, settings_of: impl Fn(&str) -> Option<&'s Settings>) -> Self {
-        let mut work = Work { batch, decoded: Decoded::default(), fates: Vec::with_capacity(batch.len()) };
+        let (fates, n_elements) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        let mut work = Work { batch, decoded: Decoded::default(), fates, n_elements };
         work.decoded.prices.reserve(batch.len());
         let by_interval: Vec<&Settings> = batch
             .intervals()
@@ -53,8 +55,10 @@ impl<'a> Work<'a> {
             .collect();
         for record_idx in 0..batch.len() {
             let (interval_idx, record) = batch.record(record_idx);
-            let fate = decode(&record, record_idx as u32, by_interval[interval_idx], &mut work.decoded);
+            let settings = by_interval[interval_idx];
+            let Outcome { fate, n_elements } = decode_counted(&record, record_idx as u32, settings, &mut work.decoded);
             work.fates.push(fate);
+            work.n_elements.push(n_elements);
         }
         let Decoded { prices, metrics, .. } = &mut work.decoded;
         // Neighbours in the index are then neighbours in the COPY: a fifth to a quarter less work for the server.
@@ -92,6 +96,11 @@ impl<'a> Work<'a> {
         let place = dead_letters.partition_point(|other| other.origin < origin);
         dead_letters.insert(place, letter);
         true
+    }
+
+    /// How many elements a record has.
+    pub fn n_elements(&self, record_idx: u32) -> u32 {
+        self.n_elements[record_idx as usize]
     }
 
     /// What became of the records, one for each of the batch's intervals, in their order.

@@ -196,8 +196,8 @@ fn rows_letters_and_offsets_become_durable_together_with_every_digit() {
         ]
     );
     assert_eq!(
-        fixture.texts("SELECT concat_ws(' ', pipeline = '@', topic, partition, record_offset, element, convert_from(key, 'UTF8'), convert_from(payload, 'UTF8'), payload_bytes, reason_class, record_timestamp_ms) FROM @.writer_dead_letters"),
-        ["t stock_prices 0 1 0 k no json 7 syntax 1704207846000"]
+        fixture.texts("SELECT concat_ws(' ', pipeline = '@', topic, partition, record_offset, element, convert_from(key, 'UTF8'), convert_from(payload, 'UTF8'), payload_bytes, reason_class, record_timestamp_ms, record_elements) FROM @.writer_dead_letters"),
+        ["t stock_prices 0 1 0 k no json 7 syntax 1704207846000 1"]
     );
     let mut ledger = fixture.database.ledger();
     let standings = ledger.standings().expect("the rows can be read");

@@ -160,7 +160,7 @@ fn check_encoding(record: &Record<'_>, settings: &Settings, decoded: &Decoded<'_
     binary::metrics(&mut out, metrics.iter());
     assert!(out.len() <= bytes_max, "{} bytes of metrics for {} bytes", out.len(), value.len());
     // How long a reason is, is bounded; that there is one for each element, too.
-    binary::dead_letters(&mut out, "pipeline", dead_letters, &batch, 1 << 20);
+    binary::dead_letters(&mut out, "pipeline", &work, 1 << 20);
 }
 
 fn batch_of(record: &Record<'_>) -> Batch {

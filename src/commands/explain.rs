@@ -1,5 +1,6 @@
 //! `explain`: reads messages from a file, a pipe or a topic, and prints what each becomes, as it reads.
 
+use super::output::{self, Halt, duplicate, halt};
 use crate::config::{AssignmentMode, Config, Kafka};
 use crate::decode::settings::Settings;
 use crate::exit::{ExitCode, Stop};
@@ -13,10 +14,10 @@ use crate::progress::{Extent, Progress};
 use crate::record::{Offset, Record, TopicPartition, Value};
 use crate::shutdown::Shutdown;
 use crate::source::{self, Source, SourceFault};
-use crate::startup::{self, NotStarted, Patience};
+use crate::startup::{self, Patience};
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -56,38 +57,9 @@ pub enum Messages {
     Newest(usize),
 }
 
-/// Why there is no more to do.
-enum Halt {
-    /// Nobody reads any more (a closed pipe): that is an ordinary end.
-    ReaderGone,
-    Stop(Stop),
-}
-
-impl From<Stop> for Halt {
-    fn from(stop: Stop) -> Self {
-        Halt::Stop(stop)
-    }
-}
-
-impl From<SourceFault> for Halt {
-    fn from(fault: SourceFault) -> Self {
-        Halt::Stop(fault.into())
-    }
-}
-
-impl From<NotStarted> for Halt {
-    fn from(not_started: NotStarted) -> Self {
-        match not_started {
-            NotStarted::Stop(stop) => Halt::Stop(stop),
-            NotStarted::Asked => unreachable!("nobody triggers a one-shot command's shutdown"),
-        }
-    }
-}
-
 /// Explains what is asked for. Dead letters are an answer, not a failure.
 pub fn run(config: &Config, request: &Request) -> Result<(), Stop> {
-    let out = duplicate(io::stdout().as_fd()).map_err(|error| stdout_failed(&error))?;
-    let mut report = Report { out: BufWriter::new(out), json: request.json, summary: Summary::default() };
+    let mut report = Report { out: output::stdout()?, json: request.json, summary: Summary::default() };
     let outcome = match &request.messages {
         Messages::Lines { file, key, timestamp_ms } => {
             let sender = Sender { key: key.as_deref(), timestamp_ms: *timestamp_ms };
@@ -331,18 +303,9 @@ fn progress_to(extent: Extent) -> Progress {
     }
 }
 
-/// The standard streams of the library are buffered by the line; these are not buffered at all.
-fn duplicate(stream: BorrowedFd<'_>) -> io::Result<File> {
-    Ok(File::from(stream.try_clone_to_owned()?))
-}
-
 fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn stdout_failed(error: &io::Error) -> Stop {
-    Stop::new(ExitCode::ServerAway, format!("writing to stdout: {error}"))
 }
 
 /// What is printed.
@@ -386,12 +349,5 @@ impl Report {
             _ => writeln!(self.out, "\n{}", text::wrap(&self.summary.to_string(), 2)),
         };
         written.and_then(|()| self.out.flush()).map_err(halt)
-    }
-}
-
-fn halt(error: io::Error) -> Halt {
-    match error.kind() {
-        ErrorKind::BrokenPipe => Halt::ReaderGone,
-        _ => Halt::Stop(stdout_failed(&error)),
     }
 }

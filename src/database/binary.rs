@@ -3,10 +3,10 @@
 //! Pure. <https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4>. It saves the server the parsing of
 //! text, and keeps values out of its messages: for a binary COPY they name the line and the column only.
 
-use crate::batch::Batch;
 use crate::decimal::Decimal;
 use crate::record::Value;
-use crate::row::{DeadLetter, MetricRow, Micros, PriceRow};
+use crate::row::{MetricRow, Micros, PriceRow};
+use crate::work::Work;
 use sha2::{Digest, Sha256};
 
 /// Signature, flags, length of the header's extension.
@@ -22,10 +22,10 @@ pub const PRICE_COLUMNS: &str = "symbol, price, volume, \"timestamp\", fetch_tim
 pub const METRIC_COLUMNS: &str = "symbol, window_start, window_end, avg_price, max_price, min_price, avg_volume";
 /// The columns of [`dead_letters`], in its order.
 pub const DEAD_LETTER_COLUMNS: &str = "pipeline, topic, partition, record_offset, element, key, payload, \
-     payload_bytes, payload_sha256, reason_class, reason_code, reason, record_timestamp_ms";
+     payload_bytes, payload_sha256, reason_class, reason_code, reason, record_timestamp_ms, record_elements";
 
-/// Writes all prices, in their order.
-pub fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
+/// Writes these prices, in this order.
+pub fn prices<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl IntoIterator<Item = &'a PriceRow<'b>>) {
     begin(out);
     for row in rows {
         columns(out, 5);
@@ -39,7 +39,7 @@ pub fn prices(out: &mut Vec<u8>, rows: &[PriceRow<'_>]) {
 }
 
 /// Writes these metrics, in this order.
-pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl Iterator<Item = &'a MetricRow<'b>>) {
+pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl IntoIterator<Item = &'a MetricRow<'b>>) {
     begin(out);
     for row in rows {
         columns(out, 7);
@@ -54,21 +54,15 @@ pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl Iterator<Item = &'a Met
 }
 
 /// Writes all dead letters, which are in the order of their origin. A record's payload goes with its first one.
-pub fn dead_letters(
-    out: &mut Vec<u8>,
-    pipeline: &str,
-    letters: &[DeadLetter],
-    batch: &Batch,
-    payload_bytes_max: usize,
-) {
+pub fn dead_letters(out: &mut Vec<u8>, pipeline: &str, work: &Work<'_>, payload_bytes_max: usize) {
     begin(out);
     let kept_max = payload_bytes_max.min(BYTES_MAX);
     let mut last_record_idx = None;
-    for letter in letters {
+    for letter in &work.decoded.dead_letters {
         let record_idx = letter.origin.record_idx;
-        let (_, record) = batch.record(record_idx as usize);
+        let (_, record) = work.batch.record(record_idx as usize);
         let is_lowest = last_record_idx.replace(record_idx) != Some(record_idx);
-        columns(out, 13);
+        columns(out, 14);
         bytes(out, Some(pipeline.as_bytes()));
         bytes(out, Some(record.topic.as_bytes()));
         int(out, record.partition);
@@ -92,6 +86,7 @@ pub fn dead_letters(
         text(out, &letter.code);
         text(out, &letter.reason);
         long(out, record.timestamp_ms);
+        int(out, work.n_elements(record_idx) as i32);
     }
     end(out);
 }

@@ -1,19 +1,13 @@
 //! One writer's connection: COPY, the counted UPDATE, COMMIT, and the truth afterwards.
 //!
 //! The transaction is driven by plain BEGIN and COMMIT on a held connection rather than by the client's `Transaction`,
-//! whose destructor waits for the server, and whose `commit` reports success for an aborted transaction: the server
-//! answers that with ROLLBACK, which is no error. Here COMMIT is sent only after the counted UPDATE has succeeded as the
-//! last statement; in the same message, it is preceded by a SAVEPOINT, which an aborted transaction and no transaction
-//! at all both refuse with an error, and by a token, which shows that the answer is to this message; and no result is
-//! ignored.
-//!
-//! The client sends a COPY with a Sync at its beginning and another at its end. If the server refuses the COPY before
-//! it asks for data, it answers both, and the client takes the second answer for that to the next statement, and so on:
-//! a BEGIN's for a COMMIT's, if nobody noticed. So a connection is used again after a failed COPY only where the server
-//! has certainly read data: the fault is a row's and came at the end.
+//! whose destructor waits for the server. COMMIT is sent only after the counted UPDATE has succeeded as the last
+//! statement, and no result is ignored; more about it in `commit`, and about COPY in `copy`.
 
 use super::binary;
-use super::failure::{failure, is_answer, plain, refused_row};
+use super::commit::{self, End};
+use super::copy::{Refused, Rows, copy};
+use super::failure::plain;
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
@@ -23,23 +17,17 @@ use crate::fault::{Failure, Fault};
 use crate::heartbeat::{Doing, Heartbeat};
 use crate::lane::Seq;
 use crate::record::{NextOffset, TopicPartition};
-use crate::row::{MetricRow, Origin};
+use crate::row::MetricRow;
 use crate::sink::{CommitFailure, Durable, Sink, Truth};
 use crate::work::{Tally, Work};
 use postgres::types::ToSql;
-use postgres::{Client, SimpleQueryMessage, Statement};
+use postgres::{Client, Statement};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a ROLLBACK may take before the connection is given up instead.
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
-/// What a COPY is sent in. Each piece is copied once more by the client, so a batch is never in memory twice over.
-const CHUNK_BYTES: usize = 256 << 10;
-/// Commits so far. Each has another token.
-static N_COMMITS: AtomicU64 = AtomicU64::new(0);
 
 /// A database as one writer sees it.
 pub struct PostgresSink {
@@ -146,10 +134,9 @@ impl PostgresSink {
             copied.map_err(|refused| refused.failure(|row_idx| Some(decoded.prices[row_idx].origin)))?;
         }
         if !decoded.dead_letters.is_empty() {
-            let letters = &decoded.dead_letters;
-            binary::dead_letters(&mut self.buffer, &self.pipeline, letters, work.batch, self.payload_bytes_max);
+            binary::dead_letters(&mut self.buffer, &self.pipeline, work, self.payload_bytes_max);
             let table = &names.dead_letters;
-            let copied = self.copy(table, &table.bare, letters.len(), |sql| &sql.copy_dead_letters);
+            let copied = self.copy(table, &table.bare, decoded.dead_letters.len(), |sql| &sql.copy_dead_letters);
             copied.map_err(|refused| refused.failure(|_| None)).map_err(|failure| match failure.fault {
                 // What is kept of a record must always fit: there is nowhere else to put it.
                 Fault::Record | Fault::UniqueKey => Failure { fault: Fault::Bug, ..failure },
@@ -178,33 +165,11 @@ impl PostgresSink {
         let buffer = std::mem::take(&mut self.buffer);
         let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
         let calling = Calling::new(&heartbeat, "copy");
-        let result = self.session().call_raw(call_max, |client| send_all(client, &statement, &buffer));
+        let rows = Rows { bytes: &buffer, n_rows, name_in_context };
+        let result = copy(self.session(), call_max, &doing, &statement, rows);
         drop(calling);
         self.buffer = buffer;
-        match result {
-            Ok(CopyEnd::Taken(written)) if written == n_rows as u64 => Ok(()),
-            Ok(CopyEnd::Taken(written)) => Err(Refused::whole(plain(
-                Fault::Schema,
-                format!("{doing}: only {written} were kept; remove the trigger or rule that drops rows"),
-            ))),
-            Err(error) => {
-                self.session().poisoned = true;
-                Err(Refused::whole(failure(&doing, &error)))
-            }
-            Ok(CopyEnd::Refused(error)) => {
-                let mut failure = failure(&doing, &error);
-                if failure.sqlstate.as_deref() == Some("22P03") {
-                    // A binary value that its column's type can't read says nothing about the row.
-                    failure.fault = Fault::Schema;
-                    failure.message = format!("{doing}: a column has another type than in schema.sql");
-                }
-                let is_about_a_row = matches!(failure.fault, Fault::Record | Fault::UniqueKey);
-                self.session().poisoned |= !is_about_a_row;
-                let only_one = (n_rows == 1).then_some(0);
-                let row_idx = refused_row(&error, name_in_context, n_rows).or(only_one).filter(|_| is_about_a_row);
-                Err(Refused { failure, row_idx })
-            }
-        }
+        result
     }
 
     fn upsert(&mut self, work: &Work<'_>) -> Result<(), Failure> {
@@ -297,29 +262,20 @@ impl Sink for PostgresSink {
         }
         let (heartbeat, call_max) = (self.heartbeat.clone(), self.call_max);
         heartbeat.enter(Doing::Committing);
-        let token = format!("commit {}", N_COMMITS.fetch_add(1, Ordering::Relaxed));
-        // Nothing comes after COMMIT: it could fail, or be cancelled, when all is applied.
-        let guarded = format!("SAVEPOINT committing; SELECT '{token}'; COMMIT");
-        let result = self.session().call_raw(call_max, |client| client.simple_query(&guarded));
+        let end = commit::commit(self.session(), call_max);
         heartbeat.enter(Doing::Waiting);
-        match result {
-            Ok(answer) if has_token(&answer, &token) => {
+        match end {
+            End::Committed => {
                 self.transaction = Transaction::None;
                 Ok(Durable::witnessed(seq, batch))
             }
-            Ok(_) => {
-                self.disconnect();
-                let message = "committing: the server's answer is to something else";
-                Err(CommitFailure::InDoubt(plain(Fault::Connection, message)))
-            }
-            Err(error) if is_answer(&error) && self.session().is_good() => {
-                // A refused COMMIT has ended the transaction, a refused SAVEPOINT has not.
+            End::Refused(failure) => {
                 self.rollback();
-                Err(CommitFailure::NotApplied(failure("committing", &error)))
+                Err(CommitFailure::NotApplied(failure))
             }
-            Err(error) => {
+            End::InDoubt(failure) => {
                 self.disconnect();
-                Err(CommitFailure::InDoubt(failure("committing", &error)))
+                Err(CommitFailure::InDoubt(failure))
             }
         }
     }
@@ -374,22 +330,6 @@ impl std::fmt::Debug for PostgresSink {
     }
 }
 
-/// A COPY that failed, and the row that it was refused for.
-struct Refused {
-    failure: Failure,
-    row_idx: Option<usize>,
-}
-
-impl Refused {
-    fn whole(failure: Failure) -> Self {
-        Refused { failure, row_idx: None }
-    }
-
-    fn failure(self, origin_of: impl Fn(usize) -> Option<Origin>) -> Failure {
-        Failure { origin: self.row_idx.and_then(origin_of), ..self.failure }
-    }
-}
-
 /// Tells the watchdog that a call runs, until it is dropped.
 struct Calling<'a> {
     heartbeat: &'a Heartbeat,
@@ -408,35 +348,6 @@ impl Drop for Calling<'_> {
     }
 }
 
-/// How a COPY ended whose data was sent.
-enum CopyEnd {
-    /// The server counted this many rows.
-    Taken(u64),
-    /// It took none.
-    Refused(postgres::Error),
-}
-
-/// A COPY writer that is dropped aborts the COPY without a word, so that the only way out of here is its `finish`. An
-/// error from before that leaves it open where the connection stands.
-fn send_all(client: &mut Client, statement: &Statement, bytes: &[u8]) -> Result<CopyEnd, postgres::Error> {
-    let mut writer = client.copy_in(statement)?;
-    for chunk in bytes.chunks(CHUNK_BYTES) {
-        writer.write_all(chunk).map_err(client_error)?;
-    }
-    let end = writer.finish();
-    Ok(end.map_or_else(CopyEnd::Refused, CopyEnd::Taken))
-}
-
-/// Whether this is the answer to the COMMIT with that token.
-fn has_token(answer: &[SimpleQueryMessage], token: &str) -> bool {
-    answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(token)))
-}
-
-fn client_error(error: std::io::Error) -> postgres::Error {
-    let error = error.into_inner().and_then(|error| error.downcast::<postgres::Error>().ok());
-    *error.expect("the writer only wraps the client's errors")
-}
-
 /// A row of a bookkeeping table that isn't as schema.sql makes it.
 pub(super) fn unreadable(doing: &str, error: &postgres::Error) -> Failure {
     plain(Fault::Schema, format!("{doing}: {error}; the table is not as in schema.sql"))
@@ -452,7 +363,7 @@ fn last_of_each_window<'a, 'b>(rows: &'a [MetricRow<'b>]) -> Vec<&'a MetricRow<'
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::Micros;
+    use crate::row::{Micros, Origin};
 
     #[test]
     fn of_several_rows_for_one_window_the_last_is_sent() {

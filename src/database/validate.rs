@@ -104,6 +104,7 @@ fn needed(names: &Names) -> [Needed<'_>; 6] {
                 ("reason_code", "text"),
                 ("reason", "text"),
                 ("record_timestamp_ms", "int8"),
+                ("record_elements", "int4"),
                 ("redriven_at", "timestamptz"),
                 ("discarded_at", "timestamptz"),
             ],

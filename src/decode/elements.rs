@@ -1,5 +1,6 @@
 //! Gathers what the elements of one record become, and numbers them.
 
+use super::Outcome;
 use super::refusal::Refusal;
 use super::settings::Format;
 use crate::row::{DeadLetter, Decoded, Fate, MetricRow, Origin, PriceRow, Skip};
@@ -153,7 +154,12 @@ impl<'o, 't> Elements<'o, 't> {
     }
 
     /// What became of the record.
-    pub(super) fn finish(self) -> Fate {
+    pub(super) fn finish(self) -> Outcome {
+        let n_elements = self.origin.element;
+        Outcome { fate: self.fate(), n_elements }
+    }
+
+    fn fate(self) -> Fate {
         if self.n_unlisted > 0
             && let Some(last) = self.out.dead_letters.last_mut()
         {

@@ -889,3 +889,18 @@ fn is_one_document(value: &[u8]) -> Option<bool> {
     let is_plain = !text.trim().is_empty() && !others.iter().any(|other| text.contains(other));
     is_plain.then(|| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
+
+#[test]
+fn rows_letters_and_skips_are_counted_as_elements() {
+    for (value, n) in [
+        (r#"{"symbol":"A","price":1}"#, 1),
+        (r#"[{"symbol":"A","price":1},{"symbol":"B"},{}]"#, 3),
+        (r#"{"type":"trade","data":[{"s":"A","p":1,"t":1700000000000},{"s":"B","p":2,"t":1700000000000}]}"#, 2),
+        // What is broken at its end is one letter, whatever came before.
+        (r#"[{"symbol":"A","price":1},{"symbol":"B"}"#, 1),
+        ("", 0),
+    ] {
+        let outcome = decode_counted(&record(value.as_bytes()), 0, &Settings::default(), &mut Decoded::default());
+        assert_eq!(outcome.n_elements, n, "{value}");
+    }
+}

@@ -35,7 +35,7 @@ impl Summary {
 }
 
 /// "1 row", "2 rows".
-pub(super) fn counted(n: u64, one: &str) -> String {
+pub fn counted(n: u64, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
 }
 

@@ -52,6 +52,18 @@ fn fitting(text: &str, columns: usize) -> usize {
     text.find(is_beyond).unwrap_or(text.len())
 }
 
+/// A text in pieces of so many columns, broken wherever that is.
+pub fn fold(text: &str, columns: usize) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        // However little room there is, it goes on.
+        let first = rest.chars().next()?.len_utf8();
+        let (piece, tail) = rest.split_at(fitting(rest, columns).max(first));
+        rest = tail;
+        Some(piece)
+    })
+}
+
 /// A text in lines of at most [`PAGE_WIDTH`] columns, broken between words where that is possible; all but the first
 /// are indented.
 pub fn wrap(text: &str, indent: usize) -> String {
@@ -97,6 +109,13 @@ mod tests {
         // Each of these takes two columns.
         assert_eq!(cut("株式会社", 5), "株式…");
         assert_eq!(cut("株式会社", 8), "株式会社");
+    }
+
+    #[test]
+    fn a_text_is_folded_without_losing_any_of_it() {
+        assert_eq!(fold("12345株", 3).collect::<Vec<_>>(), ["123", "45", "株"]);
+        assert_eq!(fold("株式", 1).collect::<Vec<_>>(), ["株", "式"]);
+        assert_eq!(fold("", 3).count(), 0);
     }
 
     #[test]

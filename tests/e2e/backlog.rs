@@ -170,7 +170,7 @@ fn a_new_pipeline_can_start_at_the_end() {
 }
 
 /// A value, and the class of the dead letter that it becomes.
-fn bad_values() -> Vec<(&'static str, Vec<u8>)> {
+pub fn bad_values() -> Vec<(&'static str, Vec<u8>)> {
     let text = |class, value: &str| (class, value.as_bytes().to_vec());
     let long_symbol = format!(r#"{{"symbol":"{}","price":1,"timestamp":1700000000}}"#, "S".repeat(65));
     let large = format!(r#"{{"symbol":"A","price":1,"timestamp":1700000000,"note":"{}"}}"#, "x".repeat(30_000));

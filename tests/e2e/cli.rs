@@ -22,13 +22,17 @@ fn unreachable_database() -> String {
 #[test]
 fn help_and_version_go_to_stdout() {
     let help = bare().output(&["--help"]).expect_code(0);
-    for word in ["run", "init", "check", "explain", "status", "--config", "--set", "DATABASE_URL"] {
+    for word in ["run", "init", "check", "explain", "dead-letters", "status", "--config", "--set", "DATABASE_URL"] {
         assert!(help.stdout.contains(word), "{word} is not in the help:\n{}", help.stdout);
     }
     assert_eq!(help.stderr, "");
     let version = bare().output(&["--version"]).expect_code(0);
     assert_eq!(version.stdout.trim(), format!("stock-db-writer {}", env!("CARGO_PKG_VERSION")));
     assert!(bare().output(&["run", "--help"]).expect_code(0).stdout.contains("--until-end"));
+    let help = bare().output(&["dead-letters", "--help"]).expect_code(0).stdout;
+    for word in ["list", "show", "redrive", "discard", "Examples:", "TOPIC/PARTITION/OFFSET/ELEMENT"] {
+        assert!(help.contains(word), "{word} is not in the help:\n{help}");
+    }
 }
 
 #[test]

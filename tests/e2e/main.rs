@@ -5,6 +5,7 @@
 
 mod backlog;
 mod cli;
+mod dead_letters;
 mod doubt;
 mod explain;
 mod groups;
