@@ -22,6 +22,7 @@ pub mod config;
 pub mod decode;
 pub mod explain;
 pub mod lane;
+pub mod sift;
 pub mod stats;
 pub mod work;
 

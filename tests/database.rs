@@ -358,7 +358,7 @@ fn a_copy_that_is_refused_names_the_row() {
         assert_eq!((refused.fault, refused.origin), (Fault::Record, Some(Origin { record_idx: 1, element: 0 })));
         assert_eq!(refused.sqlstate.as_deref(), Some("23514"));
         assert!(!refused.message.contains("100") && !refused.message.contains("BBB"), "{refused}");
-        assert!(work.refuse(refused.origin.expect("named"), "23514"));
+        work.refuse(&BTreeMap::from([(refused.origin.expect("named"), "23514".to_owned())]));
         sink.stage(&work).expect("the healthy neighbours are taken");
         sink.rollback();
     }
@@ -381,7 +381,7 @@ fn a_row_is_named_behind_a_trigger_and_a_unique_key_and_among_many() {
     let mut sink = fixture.sink();
     let refused = sink.stage(&work).expect_err("the key is taken");
     assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::UniqueKey, Some(234)));
-    work.refuse(refused.origin.expect("named"), "23505");
+    work.refuse(&BTreeMap::from([(refused.origin.expect("named"), "23505".to_owned())]));
     fixture.sql("CREATE TRIGGER t BEFORE INSERT ON @.stock_prices FOR EACH ROW EXECUTE FUNCTION @.f()");
     let refused = sink.stage(&work).expect_err("the trigger raises");
     assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::Record, Some(777)));

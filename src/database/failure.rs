@@ -13,6 +13,14 @@ pub(super) fn plain(fault: Fault, message: impl Into<String>) -> Failure {
     Failure { fault, sqlstate: None, message: message.into(), origin: None }
 }
 
+/// A failure where no row can be at fault, whatever its code says: it is `instead`.
+pub(super) fn not_a_row(instead: Fault, failure: Failure) -> Failure {
+    match failure.fault {
+        Fault::Record | Fault::UniqueKey => Failure { fault: instead, ..failure },
+        _ => failure,
+    }
+}
+
 /// Sorts an error of the client; `doing` is what was being done, for the message.
 pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
     let sqlstate = error.code().map(|code| code.code().to_owned());
