@@ -216,8 +216,6 @@ impl PostgresSink {
             Ok(CopyEnd::Refused(error)) => {
                 let mut failure = failure(&doing, &error);
                 if failure.sqlstate.as_deref() == Some("22P03") {
-                    // A binary value that its column's type can't read says nothing about the row.
-                    failure.fault = Fault::Schema;
                     failure.message = format!("{doing}: a column has another type than in schema.sql");
                 }
                 let is_about_a_row = matches!(failure.fault, Fault::Record | Fault::UniqueKey);
