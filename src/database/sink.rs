@@ -247,7 +247,8 @@ impl PostgresSink {
         if last.is_empty() {
             return Ok(());
         }
-        let upserted = self.upsert(0..last.len() as i32, last.len());
+        // Where some were refused on the way here, their places are empty.
+        let upserted = self.upsert(0..i32::MAX, last.len());
         upserted.map_err(|refused| refused.failure(|row_idx| last[row_idx].origin))
     }
 

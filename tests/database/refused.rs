@@ -116,7 +116,7 @@ fn named_rows_cost_three_statements_each_at_most() {
 }
 
 #[test]
-fn a_foreign_key_and_a_constraint_of_metrics_are_found_too() {
+fn a_foreign_key_a_narrow_column_and_a_constraint_of_metrics_are_found_too() {
     let keys = "CREATE TABLE @.symbols (symbol text PRIMARY KEY); \
          INSERT INTO @.symbols SELECT 'S' || n FROM generate_series(0, 999) AS n; \
          ALTER TABLE @.TABLE ADD FOREIGN KEY (symbol) REFERENCES @.symbols";
@@ -125,8 +125,11 @@ fn a_foreign_key_and_a_constraint_of_metrics_are_found_too() {
         ("stock_prices", format!("{keys} DEFERRABLE INITIALLY DEFERRED"), "23503"),
         ("stock_metrics", keys.to_owned(), "23503"),
         ("stock_metrics", "ALTER TABLE @.TABLE ADD CHECK (avg_price < 100)".to_owned(), "23514"),
+        ("stock_metrics", "ALTER TABLE @.TABLE ALTER symbol TYPE varchar(6)".to_owned(), "22001"),
     ] {
-        Run::new(topic, 300, &[0, 7, 8, 299], &[&sql]).assert_letters(topic, 300, &[0, 7, 8, 299], sqlstate);
+        let mut run = Run::new(topic, 300, &[0, 7, 8, 299], &[&sql]);
+        run.assert_letters(topic, 300, &[0, 7, 8, 299], sqlstate);
+        assert_eq!(run.stats.retries.load(Ordering::Relaxed), 1, "{topic} {sqlstate}: found at the first attempt");
     }
 }
 

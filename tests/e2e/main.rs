@@ -15,5 +15,6 @@ mod memory;
 mod outages;
 mod patterns;
 mod positions;
+mod refused;
 mod selfcheck;
 mod shapes;
