@@ -99,7 +99,7 @@ impl Benchmark {
         let work = Work::decode(black_box(&self.batch), |_| Some(&self.settings));
         binary::prices(buffer, &work.decoded.prices);
         black_box(&buffer);
-        binary::metrics(buffer, work.decoded.metrics.iter());
+        binary::metrics(buffer, 0, work.decoded.metrics.iter());
         black_box(&buffer);
     }
 

@@ -47,30 +47,58 @@ impl Fault {
         match code {
             // Terminated by an administrator, a crash, or still starting: the server comes back.
             "57P01" | "57P02" | "57P03" => Fault::Connection,
-            // Idle session and idle transaction timeouts: the server hung up on us.
+            // Idle session, idle transaction and transaction timeouts: the server hung up on us.
             "57P05" | "25P03" | "25P04" => Fault::Connection,
-            // Serialization failure and deadlock.
-            "40001" | "40P01" => Fault::Transaction,
+            // Statement completion unknown: a server of several nodes, or something between us and it, has lost sight of
+            // the statement. That is no answer, as with a lost connection; for COMMIT the truth must be asked for.
+            "40003" => Fault::Connection,
+            // Rollback without a reason, serialization failure, deadlock, snapshot too old.
+            "40000" | "40001" | "40P01" | "72000" => Fault::Transaction,
+            // The same because of an integrity constraint: the rows would meet it again.
+            "40002" => Fault::Record,
             // Lock timeout, object in use.
             "55P03" | "55006" => Fault::Lock,
             // statement_timeout or our watchdog's cancel.
             "57014" => Fault::Statement,
             "25006" => Fault::WrongNode,
-            // Disk full, out of memory, too many connections, a limit of the configuration, I/O errors.
-            "53100" | "53200" | "53300" | "53400" | "58000" | "58030" => Fault::Resource,
-            // A COPY stream that we garbled, a statement after a failed one.
-            "22P04" | "25P02" => Fault::Bug,
+            // A COPY stream that we garbled, a statement outside a transaction or after a failed one, a wrong savepoint.
+            "22P04" | "25P01" | "25P02" | "3B001" => Fault::Bug,
+            // A number in binary that its column's type can't read says nothing about the row: the column has another
+            // type. And a sequence that has come to its end refuses every row, until somebody widens it.
+            "22P03" | "2200H" => Fault::Schema,
             "23505" => Fault::UniqueKey,
-            // Not null, check, exclusion, foreign key, a view's check option, a trigger's exception, a row too large.
-            "23502" | "23514" | "23P01" | "23503" | "44000" | "P0001" | "54000" => Fault::Record,
-            // Undefined or mistyped tables and columns, no matching unique key, generated columns, wrong object state.
-            "42P01" | "42703" | "42804" | "42601" | "42P10" | "428C9" | "3F000" | "0A000" | "55000" => Fault::Schema,
-            "42501" | "28000" | "28P01" => Fault::Permission,
+            // A view's check option, a row too large.
+            "44000" | "54000" => Fault::Record,
+            // What a trigger comes to because of one row: too deep a recursion, CASE without ELSE, a sub-select of several
+            // rows, an action that it refuses itself. The second row of a statement that hits the same target, which is
+            // only so where the table compares symbols in another way than we do.
+            "54001" | "20000" | "21000" | "09000" => Fault::Record,
+            // What triggers raise: PL/pgSQL by RAISE, ASSERT and STRICT, other languages by an exception.
+            _ if in_class(code, &["P0", "38"]) => Fault::Record,
+            // Data exceptions, and not null, check, exclusion, foreign key.
+            _ if in_class(code, &["22", "23"]) => Fault::Record,
+            "42501" => Fault::Permission,
+            _ if in_class(code, &["28"]) => Fault::Permission,
+            // A statement, ours or a trigger's, that the tables don't fit: undefined or mistyped tables, columns and
+            // functions, no matching unique key, generated columns. It is the same for every row.
+            _ if in_class(code, &["42"]) => Fault::Schema,
+            // No such schema, what this server or this kind of table can't do, a wrong object state.
+            "3F000" | "0A000" | "55000" => Fault::Schema,
+            // A trigger that can't work whatever the row is: it ends without RETURN, returns what it may not, ends the
+            // transaction, changes the row that it is called for.
+            "2D000" | "27000" => Fault::Schema,
+            _ if in_class(code, &["2F", "39"]) => Fault::Schema,
+            // A prepared statement is gone: between us and the server is a pool that doesn't keep sessions.
+            "26000" => Fault::Schema,
             "3D000" | "57P04" => Fault::DatabaseGone,
+            // Disk full, out of memory, too many connections, a limit of the configuration; I/O errors, files that are not
+            // there (an unmounted tablespace, a library of an extension): the machine's, and never a row's.
+            _ if in_class(code, &["53", "58"]) => Fault::Resource,
+            // Some pools report with 08P01 whatever hinders them from reaching the server.
+            _ if in_class(code, &["08"]) => Fault::Connection,
             "XX001" | "XX002" => Fault::Corruption,
-            _ if code.starts_with("08") => Fault::Connection,
-            // Data exceptions: a value that its column can't hold.
-            _ if code.starts_with("22") => Fault::Record,
+            // Everything else, XX000 (internal error) and 57000 (operator intervention) too: whether a row, the tables or
+            // the server is the cause can't be known, and a wrong guess would lose data or retry for ever.
             _ => Fault::Unlisted,
         }
     }
@@ -87,6 +115,10 @@ impl Fault {
             Fault::Corruption => ExitCode::Corruption,
         }
     }
+}
+
+fn in_class(code: &str, classes: &[&str]) -> bool {
+    classes.iter().any(|class| code.starts_with(class))
 }
 
 /// A failed statement, with what may be told about it: never a value of a row.
@@ -120,6 +152,12 @@ mod tests {
         assert_eq!(Fault::of(Some("22003")), Fault::Record);
         assert_eq!(Fault::of(Some("22P04")), Fault::Bug);
         assert_eq!(Fault::of(Some("08006")), Fault::Connection);
+    }
+
+    #[test]
+    fn a_wrong_statement_is_never_a_bad_row_and_a_missing_right_no_wrong_statement() {
+        assert_eq!(Fault::of(Some("42883")), Fault::Schema);
+        assert_eq!(Fault::of(Some("42501")), Fault::Permission);
     }
 
     #[test]

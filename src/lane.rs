@@ -152,6 +152,25 @@ impl Lane {
         earlier.is_none()
     }
 
+    /// The same where the head has not met a lock, but redoes its batch with care: whoever waits behind it would hold
+    /// locks for long, and might hold them against it. Nothing says that the next batch will be like that. Returns `true`
+    /// when it was not asked before.
+    pub fn clear_behind(&self, head: Seq) -> bool {
+        let mut state = self.lock();
+        if !self.yields || state.turn != head || state.yield_to == Some(head) {
+            return false;
+        }
+        state.yield_to = Some(head);
+        self.moved.notify_all();
+        true
+    }
+
+    /// Whether the batch is to be rolled back at once, by whoever is busy with it for long.
+    pub fn is_called_back(&self, seq: Seq) -> bool {
+        let state = self.lock();
+        seq < state.floor || state.yield_to.is_some_and(|head| head < seq)
+    }
+
     /// Opens the turnstile for the batch after `seq`, whose transaction has ended.
     pub fn advance(&self, seq: Seq) {
         let mut state = self.lock();
@@ -239,6 +258,20 @@ mod tests {
         assert!(!next.is_finished());
         lane.advance(Seq(1));
         assert!(next.join().expect("no panic"));
+    }
+
+    #[test]
+    fn a_head_that_takes_care_calls_back_those_behind_it_but_makes_nobody_serial() {
+        let lane = Lane::new();
+        assert!(!lane.clear_behind(Seq(1)), "only the head may");
+        assert!(lane.clear_behind(Seq(0)) && !lane.clear_behind(Seq(0)));
+        assert!(lane.is_called_back(Seq(1)) && !lane.is_called_back(Seq(0)));
+        assert_eq!(lane.wait_for_turn(Seq(1), LONG), Passage::Yield);
+        lane.advance(Seq(0));
+        assert!(lane.wait_to_start(Seq(2)), "although 1 is the head");
+        assert!(!lane.is_called_back(Seq(2)));
+        lane.stop_below(Seq(9));
+        assert!(lane.is_called_back(Seq(8)));
     }
 
     #[test]

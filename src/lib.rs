@@ -27,6 +27,7 @@ pub mod decode;
 pub mod explain;
 pub mod lane;
 pub mod redrive;
+pub mod sift;
 pub mod stats;
 pub mod work;
 

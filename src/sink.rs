@@ -60,13 +60,33 @@ pub struct Truth {
     pub owner: String,
 }
 
+/// How a batch is staged that can't be sent whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pieces {
+    /// Each piece goes all the way: it is upserted, and whatever could wait for COMMIT is checked. In the turn only.
+    pub in_turn: bool,
+    /// How many there are at least.
+    pub n_min: usize,
+}
+
 /// A database as one writer sees it: at most one open transaction.
 pub trait Sink {
     /// Begins a transaction and sends the rows and dead letters. Leaves the transaction open; on an error it is rolled
     /// back or its connection is given up. What is upserted waits for [`advance`](Self::advance).
     fn stage(&mut self, work: &Work<'_>) -> Result<(), Failure>;
 
-    /// In the turn: upserts, and moves the offset rows under compare-and-set. `false` if any of them did not match;
+    /// The same piece by piece, until every row is in that PostgreSQL takes; the others become dead letters of the work.
+    /// `refusal` is what the rows met when they were last sent, if they are the same still. Asks `go_on` between two
+    /// pieces; `false`, and the transaction is rolled back, if it says no.
+    fn stage_in_pieces(
+        &mut self,
+        work: &mut Work<'_>,
+        pieces: Pieces,
+        refusal: Option<&Failure>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Failure>;
+
+    /// In the turn: upserts, unless the pieces have done that, and moves the offset rows under compare-and-set. `false` if any of them did not match;
     /// the transaction is open still and must be rolled back.
     fn advance(&mut self, work: &Work<'_>) -> Result<bool, Failure>;
 

@@ -74,28 +74,25 @@ impl<'a> Work<'a> {
         work
     }
 
-    /// Makes a dead letter of a row that PostgreSQL has refused. `false` if there is no such row.
-    pub fn refuse(&mut self, origin: Origin, sqlstate: &str) -> bool {
+    /// Makes dead letters of rows that PostgreSQL has refused, each with its SQLSTATE.
+    pub fn refuse(&mut self, refused: &BTreeMap<Origin, String>) {
         let Decoded { prices, metrics, dead_letters } = &mut self.decoded;
-        let before = prices.len() + metrics.len();
-        prices.retain(|row| row.origin != origin);
-        metrics.retain(|row| row.origin != origin);
-        if prices.len() + metrics.len() == before {
-            return false;
-        }
-        let has_row = prices.iter().map(|row| row.origin).chain(metrics.iter().map(|row| row.origin));
-        if !has_row.into_iter().any(|other| other.record_idx == origin.record_idx) {
+        prices.retain(|row| !refused.contains_key(&row.origin));
+        metrics.retain(|row| !refused.contains_key(&row.origin));
+        for origin in refused.keys() {
             self.fates[origin.record_idx as usize] = Fate::DeadLetter;
         }
-        let letter = DeadLetter {
-            origin,
+        // Another element of the same record may be a row still.
+        for origin in prices.iter().map(|row| row.origin).chain(metrics.iter().map(|row| row.origin)) {
+            self.fates[origin.record_idx as usize] = Fate::Rows;
+        }
+        dead_letters.extend(refused.iter().map(|(origin, sqlstate)| DeadLetter {
+            origin: *origin,
             class: Class::Database,
-            code: sqlstate.to_owned(),
+            code: sqlstate.clone(),
             reason: format!("PostgreSQL refused the row with SQLSTATE {sqlstate}"),
-        };
-        let place = dead_letters.partition_point(|other| other.origin < origin);
-        dead_letters.insert(place, letter);
-        true
+        }));
+        dead_letters.sort_by_key(|letter| letter.origin);
     }
 
     /// How many elements a record has.

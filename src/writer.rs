@@ -14,15 +14,15 @@ use crate::heartbeat::{Doing, Heartbeat};
 use crate::lane::{Lane, Passage, Seq};
 use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
-use crate::sink::{CommitFailure, Durable, Sink, Verdict, judge};
+use crate::sink::{CommitFailure, Durable, Pieces, Sink, Verdict, judge};
 use crate::stats::{InDoubt, Stats, add};
 use crate::work::Work;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A batch with more refused rows than this is a schema problem, not bad data.
-const REFUSED_ROWS_MAX: u32 = 100;
+/// More pieces than this make no statement shorter that is worth it.
+const PIECES_MAX: usize = 1 << 16;
 /// A batch that has failed so often is worth a line in the log.
 const TRIES_QUIET: u32 = 10;
 /// How often a writer looks whether the pipeline's lock has been confirmed.
@@ -102,10 +102,26 @@ struct Attempt<'a> {
     resource_backoff: Backoff,
     begun_at: Instant,
     tries: u32,
-    refused: u32,
+    // `None`: it is sent whole.
+    pieces: Option<Pieces>,
+    // What its rows met when they were last sent, until they are sent again.
+    refusal: Option<Failure>,
+    // Statements of it that took too long.
+    n_timeouts: u32,
     connection_lost_at: Option<Instant>,
     // Since when the tables or our privileges are not as they should be.
     unusable_since: Option<Instant>,
+}
+
+/// Where a batch has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Before its turn, or at the beginning of it, with its rows.
+    Staging,
+    /// In its turn, up to the answer to COMMIT.
+    Turn,
+    /// When the truth about it was asked for.
+    Truth,
 }
 
 /// What follows a step.
@@ -124,7 +140,9 @@ impl<'a> Attempt<'a> {
             resource_backoff: Backoff::unseeded(OPERATOR_PAUSE, shared.retry.max.max(OPERATOR_PAUSE)),
             begun_at: Instant::now(),
             tries: 0,
-            refused: 0,
+            pieces: None,
+            refusal: None,
+            n_timeouts: 0,
             connection_lost_at: None,
             unusable_since: None,
         }
@@ -145,8 +163,10 @@ impl<'a> Attempt<'a> {
         if !self.wait_for_pipeline_lock() || !lane.wait_to_start(self.seq) {
             return Ok(self.discarded(Discard::Cancelled));
         }
-        if let Err(failure) = self.sink.stage(work) {
-            return self.failed(failure, Some(work));
+        match self.stage(work) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Next::Again),
+            Err(failure) => return self.failed(failure, work, Step::Staging),
         }
         match lane.wait_for_turn(self.seq, self.shared.hold_max) {
             Passage::Turn => {}
@@ -169,20 +189,31 @@ impl<'a> Attempt<'a> {
                 self.sink.rollback();
                 return self.resolve(work, false);
             }
-            Err(failure) => return self.failed(failure, None),
+            Err(failure) => return self.failed(failure, work, Step::Turn),
         }
         match self.sink.commit(self.seq, work.batch) {
             Ok(durable) => {
                 self.shared.database.back();
                 Ok(self.durable(durable, work))
             }
-            Err(CommitFailure::NotApplied(failure)) => self.failed(failure, None),
+            Err(CommitFailure::NotApplied(failure)) => self.failed(failure, work, Step::Turn),
             Err(CommitFailure::InDoubt(failure)) => {
                 log::warn!("commit in doubt seq={} cause={failure}", self.seq.0);
                 self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
                 self.shared.database.away(&failure)?;
                 self.resolve(work, true)
+            }
+        }
+    }
+
+    /// Sends the batch, whole or in pieces. `false` if it was called back meanwhile.
+    fn stage(&mut self, work: &mut Work<'_>) -> Result<bool, Failure> {
+        let (lane, seq, refusal) = (&self.shared.lane, self.seq, self.refusal.take());
+        match self.pieces {
+            None => self.sink.stage(work).map(|()| true),
+            Some(pieces) => {
+                self.sink.stage_in_pieces(work, pieces, refusal.as_ref(), &mut || !lane.is_called_back(seq))
             }
         }
     }
@@ -230,7 +261,7 @@ impl<'a> Attempt<'a> {
             }
             match self.sink.truth(work.batch) {
                 Ok(truth) => break truth,
-                Err(failure) => match self.failed(failure, None)? {
+                Err(failure) => match self.failed(failure, work, Step::Truth)? {
                     Next::Again => {}
                     settled => {
                         resolved(InDoubt::Discarded);
@@ -285,7 +316,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Decides by the table of faults. Waits where waiting helps; what stops the process is the error.
-    fn failed(&mut self, failure: Failure, work: Option<&mut Work<'_>>) -> Result<Next, Stop> {
+    fn failed(&mut self, failure: Failure, work: &Work<'_>, step: Step) -> Result<Next, Stop> {
         let shared = self.shared;
         log::debug!("seq={} fault={:?}: {failure}", self.seq.0, failure.fault);
         if !matches!(failure.fault, Fault::Record | Fault::UniqueKey) {
@@ -305,6 +336,14 @@ impl<'a> Attempt<'a> {
             }
             Fault::Transaction | Fault::Lock | Fault::Statement => {
                 self.sink.rollback();
+                if failure.fault == Fault::Statement && step != Step::Truth {
+                    self.n_timeouts += 1;
+                    if self.n_timeouts > 1 {
+                        // The batch is one transaction, but nothing asks it to be one statement.
+                        let n_min = self.pieces.map_or(1, |pieces| pieces.n_min).saturating_mul(2).min(PIECES_MAX);
+                        self.take_pieces(n_min, step);
+                    }
+                }
                 if failure.fault != Fault::Statement && shared.lane.is_head(self.seq) {
                     add(&shared.stats.yields, 1);
                     if shared.lane.yield_to(self.seq) {
@@ -317,7 +356,13 @@ impl<'a> Attempt<'a> {
             }
             Fault::Record | Fault::UniqueKey => {
                 self.sink.rollback();
-                self.refuse(&failure, work)?;
+                // Whatever a row can do has been done in its piece already, or no row was asked.
+                let is_known = self.pieces.is_some_and(|pieces| pieces.in_turn || step == Step::Staging);
+                if is_known || step == Step::Truth {
+                    return Err(self.inseparable(&failure, work));
+                }
+                self.take_pieces(self.pieces.map_or(1, |pieces| pieces.n_min), step);
+                self.refusal = Some(failure);
                 return Ok(Next::Again);
             }
             Fault::Schema | Fault::Permission => {
@@ -359,20 +404,26 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    fn refuse(&mut self, failure: &Failure, work: Option<&mut Work<'_>>) -> Result<(), Stop> {
-        let (Some(origin), Some(work)) = (failure.origin, work) else { return Err(stop(failure)) };
-        self.refused += 1;
-        if self.refused > REFUSED_ROWS_MAX || !work.refuse(origin, failure.sqlstate.as_deref().unwrap_or("")) {
-            let first = work.batch.intervals().first().map(|i| format!("{} at {}", i.partition, i.from));
-            let place = first.unwrap_or_default();
-            return Err(Stop::new(
-                ExitCode::DataNeedsDecision,
-                format!(
-                    "PostgreSQL refuses many rows of the batch from {place}: {failure}; compare the table with schema.sql"
-                ),
-            ));
+    /// From now on the batch is sent in pieces. What fails in the turn is redone in it, and alone.
+    fn take_pieces(&mut self, n_min: usize, step: Step) {
+        let in_turn = step == Step::Turn || self.pieces.is_some_and(|pieces| pieces.in_turn);
+        self.pieces = Some(Pieces { in_turn, n_min });
+        if in_turn && self.shared.lane.clear_behind(self.seq) {
+            add(&self.shared.stats.yields, 1);
         }
-        Ok(())
+    }
+
+    fn inseparable(&self, failure: &Failure, work: &Work<'_>) -> Stop {
+        let first =
+            work.batch.intervals().first().map(|interval| format!("{} at {}", interval.partition, interval.from));
+        let place = first.unwrap_or_default();
+        Stop::new(
+            ExitCode::DataNeedsDecision,
+            format!(
+                "PostgreSQL refuses the batch from {place}, but none of its rows alone: {failure}; look for a trigger or a \
+                 deferred constraint that schema.sql doesn't have"
+            ),
+        )
     }
 }
 

@@ -157,7 +157,7 @@ fn check_encoding(record: &Record<'_>, settings: &Settings, decoded: &Decoded<'_
     let mut out = Vec::new();
     binary::prices(&mut out, prices);
     assert!(out.len() <= bytes_max, "{} bytes of prices for {} bytes", out.len(), value.len());
-    binary::metrics(&mut out, metrics.iter());
+    binary::metrics(&mut out, 0, metrics.iter());
     assert!(out.len() <= bytes_max, "{} bytes of metrics for {} bytes", out.len(), value.len());
     // How long a reason is, is bounded; that there is one for each element, too.
     binary::dead_letters(&mut out, "pipeline", &work, 1 << 20);

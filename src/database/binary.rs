@@ -18,7 +18,7 @@ const BYTES_MAX: usize = 256 << 20;
 
 /// The columns of [`prices`], in its order.
 pub const PRICE_COLUMNS: &str = "symbol, price, volume, \"timestamp\", fetch_timestamp";
-/// The columns of [`metrics`], in its order.
+/// The columns of a metric, in the order of [`metrics`], which adds the row's place.
 pub const METRIC_COLUMNS: &str = "symbol, window_start, window_end, avg_price, max_price, min_price, avg_volume";
 /// The columns of [`dead_letters`], in its order.
 pub const DEAD_LETTER_COLUMNS: &str = "pipeline, topic, partition, record_offset, element, key, payload, \
@@ -38,17 +38,18 @@ pub fn prices<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl IntoIterator<Item = &'a 
     end(out);
 }
 
-/// Writes these metrics, in this order.
-pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, rows: impl IntoIterator<Item = &'a MetricRow<'b>>) {
+/// Writes these metrics, in this order, each with its place from `place` on.
+pub fn metrics<'a, 'b: 'a>(out: &mut Vec<u8>, place: i32, rows: impl IntoIterator<Item = &'a MetricRow<'b>>) {
     begin(out);
-    for row in rows {
-        columns(out, 7);
+    for (place, row) in (place..).zip(rows) {
+        columns(out, 8);
         bytes(out, Some(row.symbol.as_bytes()));
         micros(out, row.window_start);
         micros(out, row.window_end);
         for figure in [&row.avg_price, &row.max_price, &row.min_price, &row.avg_volume] {
             numeric(out, figure.as_ref());
         }
+        int(out, place);
     }
     end(out);
 }

@@ -3,7 +3,7 @@
 //! Every option of the client is said here, even where its default suits us today. A connection that isn't there after
 //! [`CONNECT_MAX`] is a failure; the thread that still tries is left behind, and ends by the deadline on its socket.
 
-use super::failure::{failure, plain};
+use super::failure::{failure, not_a_row, plain};
 use super::reaper::Reaper;
 use super::session::Session;
 use super::tls;
@@ -243,10 +243,7 @@ fn settle(client: &mut Client) -> Result<(), postgres::Error> {
 
 /// No row is at fault for a refused connection: a setting of the role or of the URL is.
 fn refused(failure: Failure) -> Failure {
-    match failure.fault {
-        Fault::Record | Fault::UniqueKey => Failure { fault: Fault::DatabaseGone, ..failure },
-        _ => failure,
-    }
+    not_a_row(Fault::DatabaseGone, failure)
 }
 
 fn unusable(message: &str) -> Failure {

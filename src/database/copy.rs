@@ -5,7 +5,7 @@
 //! a BEGIN's for a COMMIT's, if nobody noticed. So a connection is used again after a failed COPY only where the server
 //! has certainly read data: the fault is a row's and came at the end.
 
-use super::failure::{failure, plain, refused_row};
+use super::failure::{failure, not_a_row, plain, refused_row};
 use super::session::Session;
 use crate::fault::{Failure, Fault};
 use crate::row::Origin;
@@ -26,7 +26,7 @@ pub(super) struct Rows<'a> {
     pub(super) name_in_context: &'a str,
 }
 
-/// A COPY that failed, and the row that it was refused for.
+/// A COPY or an upsert that failed, and the row that it was refused for.
 pub(super) struct Refused {
     pub(super) failure: Failure,
     pub(super) row_idx: Option<usize>,
@@ -59,13 +59,12 @@ pub(super) fn copy(
         ))),
         Err(error) => {
             session.poisoned = true;
-            Err(Refused::whole(failure(doing, &error)))
+            // No row was read.
+            Err(Refused::whole(not_a_row(Fault::Schema, failure(doing, &error))))
         }
         Ok(CopyEnd::Refused(error)) => {
             let mut failure = failure(doing, &error);
             if failure.sqlstate.as_deref() == Some("22P03") {
-                // A binary value that its column's type can't read says nothing about the row.
-                failure.fault = Fault::Schema;
                 failure.message = format!("{doing}: a column has another type than in schema.sql");
             }
             let is_about_a_row = matches!(failure.fault, Fault::Record | Fault::UniqueKey);

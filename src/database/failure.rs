@@ -13,6 +13,14 @@ pub(super) fn plain(fault: Fault, message: impl Into<String>) -> Failure {
     Failure { fault, sqlstate: None, message: message.into(), origin: None }
 }
 
+/// A failure where no row can be at fault, whatever its code says: it is `instead`.
+pub(super) fn not_a_row(instead: Fault, failure: Failure) -> Failure {
+    match failure.fault {
+        Fault::Record | Fault::UniqueKey => Failure { fault: instead, ..failure },
+        _ => failure,
+    }
+}
+
 /// Sorts an error of the client; `doing` is what was being done, for the message.
 pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
     let sqlstate = error.code().map(|code| code.code().to_owned());
@@ -30,16 +38,22 @@ pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
     Failure { fault, sqlstate, message: format!("{doing}: {why}"), origin: None }
 }
 
-/// What the server said, as far as it can't hold a row's values: those are in the message of every data error, and in
-/// whatever a trigger raises. Class 42 is about statements.
+/// What the server said, as far as it can't hold a row's values: those are in the message of every data error, in
+/// whatever a trigger raises, and in what is said about statements that a trigger has put together.
 fn refusal(fault: Fault, error: &DbError) -> String {
     let is_about_values = matches!(fault, Fault::Record | Fault::UniqueKey | Fault::Unlisted);
-    // The server's own word for what RAISE runs: such a message is the trigger's, whatever its code.
-    let is_raised = error.routine() == Some("exec_stmt_raise");
-    if !is_raised && (!is_about_values || error.code().code().starts_with("42")) {
+    let is_about_statements = matches!(fault, Fault::Schema | Fault::Permission | Fault::DatabaseGone);
+    // The server's own words for what runs RAISE and its like: such a message is the trigger's, whatever its code.
+    let is_raised = error.routine().is_some_and(|routine| RAISING.contains(&routine));
+    let is_inside = error.where_().is_some_and(|context| context.lines().any(|line| !line.starts_with("COPY ")));
+    let may_hold_values = is_raised || is_about_values || (is_about_statements && is_inside);
+    if !may_hold_values {
         return error.message().lines().next().unwrap_or_default().to_owned();
     }
     let mut why = "refused by PostgreSQL".to_owned();
+    if is_inside {
+        why.push_str(" inside a trigger or function");
+    }
     for (what, name) in [("constraint", error.constraint()), ("column", error.column()), ("table", error.table())] {
         if let Some(name) = name {
             why.push_str(&format!(", {what} {name:?}"));
@@ -48,12 +62,15 @@ fn refusal(fault: Fault, error: &DbError) -> String {
     why
 }
 
+/// What raises in PL/pgSQL, PL/Python, PL/Perl and PL/Tcl.
+const RAISING: [&str; 4] = ["exec_stmt_raise", "PLy_output", "do_util_elog", "pltcl_elog"];
+
 /// Whether the server answered with an error that ended only the statement, not the session. Such an answer to COMMIT
 /// means that nothing was applied: after its record is written, the server doesn't fail with less than a panic.
 pub(super) fn is_answer(error: &postgres::Error) -> bool {
     error.as_db_error().is_some_and(|db| {
-        let code = db.code().code();
-        db.parsed_severity() == Some(Severity::Error) && !code.starts_with("08") && !code.starts_with("57P")
+        // One that reports a lost connection or an unknown outcome is none.
+        db.parsed_severity() == Some(Severity::Error) && Fault::of(Some(db.code().code())) != Fault::Connection
     })
 }
 

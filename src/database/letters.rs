@@ -450,7 +450,7 @@ impl PostgresLetters {
         });
         rows.dedup_by_key(|(_, row)| (&row.symbol, row.window_start, row.window_end));
         let n_windows = rows.len();
-        binary::metrics(&mut self.buffer, rows.iter().map(|(_, row)| *row));
+        binary::metrics(&mut self.buffer, 0, rows.iter().map(|(_, row)| *row));
         let (table, sql) = (self.names.metrics.clone(), self.sql.copy_metrics.clone());
         let copied = self.copy(&table, STAGING, n_windows, &sql);
         copied.map_err(|refused| Refused { row_idx: refused.row_idx.map(|idx| rows[idx].0), ..refused })?;

@@ -4,10 +4,12 @@
 //! whose destructor waits for the server. COMMIT is sent only after the counted UPDATE has succeeded as the last
 //! statement, and no result is ignored; more about it in `commit`, and about COPY in `copy`.
 
+mod pieces;
+
 use super::binary;
 use super::commit::{self, End};
 use super::copy::{Refused, Rows, copy};
-use super::failure::plain;
+use super::failure::{not_a_row, plain};
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
@@ -17,18 +19,18 @@ use crate::fault::{Failure, Fault};
 use crate::heartbeat::{Doing, Heartbeat};
 use crate::lane::Seq;
 use crate::record::{NextOffset, TopicPartition};
-use crate::row::MetricRow;
-use crate::sink::{CommitFailure, Durable, Sink, Truth};
+use crate::row::{MetricRow, Origin, PriceRow};
+use crate::sink::{CommitFailure, Durable, Pieces, Sink, Truth};
 use crate::work::{Tally, Work};
 use postgres::types::ToSql;
 use postgres::{Client, Statement};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a ROLLBACK may take before the connection is given up instead.
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
-
 /// A database as one writer sees it.
 pub struct PostgresSink {
     pool: Pool,
@@ -51,6 +53,8 @@ enum Transaction {
     None,
     /// Begun; rows may have been sent.
     Open,
+    /// Begun, and nothing is left to be upserted.
+    Upserted,
     /// Every offset row has moved: only now may it be committed.
     Advanced,
 }
@@ -113,10 +117,8 @@ impl PostgresSink {
         session.prepared(doing, call_max, text(&self.sql))
     }
 
-    fn send(&mut self, work: &Work<'_>) -> Result<(), Failure> {
-        let decoded = &work.decoded;
-        let names = self.sql.names.clone();
-        if !decoded.metrics.is_empty() && !self.session().has_staging {
+    fn begin(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        if !work.decoded.metrics.is_empty() && !self.session().has_staging {
             // Outside the transaction, so that it survives a rollback.
             let create = self.sql.create_staging.clone();
             self.call("stage", "creating the table that metrics are staged in", |client| {
@@ -128,28 +130,47 @@ impl PostgresSink {
             client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         })?;
         self.transaction = Transaction::Open;
-        if !decoded.prices.is_empty() {
-            binary::prices(&mut self.buffer, &decoded.prices);
-            let copied = self.copy(&names.prices, &names.prices.bare, decoded.prices.len(), |sql| &sql.copy_prices);
-            copied.map_err(|refused| refused.failure(|row_idx| Some(decoded.prices[row_idx].origin)))?;
-        }
-        if !decoded.dead_letters.is_empty() {
-            binary::dead_letters(&mut self.buffer, &self.pipeline, work, self.payload_bytes_max);
-            let table = &names.dead_letters;
-            let copied = self.copy(table, &table.bare, decoded.dead_letters.len(), |sql| &sql.copy_dead_letters);
-            copied.map_err(|refused| refused.failure(|_| None)).map_err(|failure| match failure.fault {
-                // What is kept of a record must always fit: there is nowhere else to put it.
-                Fault::Record | Fault::UniqueKey => Failure { fault: Fault::Bug, ..failure },
-                _ => failure,
-            })?;
-        }
-        if !decoded.metrics.is_empty() {
-            let last = last_of_each_window(&decoded.metrics);
-            binary::metrics(&mut self.buffer, last.iter().copied());
-            let copied = self.copy(&names.metrics, STAGING, last.len(), |sql| &sql.copy_metrics);
-            copied.map_err(|refused| refused.failure(|row_idx| Some(last[row_idx].origin)))?;
-        }
         Ok(())
+    }
+
+    fn send(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        self.begin(work)?;
+        let prices = &work.decoded.prices;
+        self.copy_prices(prices).map_err(|refused| refused.failure(|row_idx| Some(prices[row_idx].origin)))?;
+        let last = last_of_each_window(&work.decoded.metrics, &BTreeSet::new());
+        self.copy_metrics(0, &last).map_err(|refused| refused.failure(|row_idx| Some(last[row_idx].origin)))?;
+        self.copy_dead_letters(work)
+    }
+
+    fn copy_prices(&mut self, rows: &[PriceRow<'_>]) -> Result<(), Refused> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        binary::prices(&mut self.buffer, rows);
+        let table = self.sql.names.prices.clone();
+        self.copy(&table, &table.bare, rows.len(), |sql| &sql.copy_prices)
+    }
+
+    /// Sends metrics into the table where they wait for the upsert, at places from `place` on.
+    fn copy_metrics(&mut self, place: i32, rows: &[&MetricRow<'_>]) -> Result<(), Refused> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        binary::metrics(&mut self.buffer, place, rows.iter().copied());
+        let table = self.sql.names.metrics.clone();
+        self.copy(&table, STAGING, rows.len(), |sql| &sql.copy_metrics)
+    }
+
+    fn copy_dead_letters(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        let letters = &work.decoded.dead_letters;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        binary::dead_letters(&mut self.buffer, &self.pipeline, work, self.payload_bytes_max);
+        let table = self.sql.names.dead_letters.clone();
+        let copied = self.copy(&table, &table.bare, letters.len(), |sql| &sql.copy_dead_letters);
+        // What is kept of a record must always fit: there is nowhere else to put it.
+        copied.map_err(|refused| not_a_row(Fault::Bug, refused.failure))
     }
 
     /// Sends the buffer's rows. The only way out without an error is that the server has taken every one of them.
@@ -172,27 +193,29 @@ impl PostgresSink {
         result
     }
 
-    fn upsert(&mut self, work: &Work<'_>) -> Result<(), Failure> {
-        let metrics = &work.decoded.metrics;
-        if metrics.is_empty() {
-            return Ok(());
-        }
-        let table = self.sql.names.metrics.clone();
-        let last = last_of_each_window(metrics);
-        let doing = format!("upserting {} rows in {table}", last.len());
-        let statement = self.prepared(&doing, |sql| &sql.upsert_metrics)?;
-        let upserted = self.call("upsert", &doing, |client| client.execute(&statement, &[]));
-        let upserted = upserted.map_err(|failure| match (failure.fault, &last[..]) {
-            (Fault::Record | Fault::UniqueKey, [only]) => Failure { origin: Some(only.origin), ..failure },
-            _ => failure,
-        })?;
-        match upserted == last.len() as u64 {
-            true => Ok(()),
-            false => Err(plain(
+    /// Upserts the metrics at these places, which are so many.
+    fn upsert(&mut self, places: Range<i32>, n_rows: usize) -> Result<(), Refused> {
+        let doing = format!("upserting {n_rows} rows in {}", self.sql.names.metrics);
+        let statement = self.prepared(&doing, |sql| &sql.upsert_metrics).map_err(Refused::whole)?;
+        let upserted = self.call("upsert", &doing, |client| client.execute(&statement, &[&places.start, &places.end]));
+        match upserted {
+            Ok(upserted) if upserted == n_rows as u64 => Ok(()),
+            Ok(upserted) => Err(Refused::whole(plain(
                 Fault::Schema,
                 format!("{doing}: only {upserted} were kept; remove the trigger or rule that drops rows"),
-            )),
+            ))),
+            Err(failure) => Err(Refused { failure, row_idx: (n_rows == 1).then_some(0) }),
         }
+    }
+
+    fn upsert_all(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+        let last = last_of_each_window(&work.decoded.metrics, &BTreeSet::new());
+        if last.is_empty() {
+            return Ok(());
+        }
+        // Where some were refused on the way here, their places are empty.
+        let upserted = self.upsert(0..i32::MAX, last.len());
+        upserted.map_err(|refused| refused.failure(|row_idx| Some(last[row_idx].origin)))
     }
 
     fn move_offsets(&mut self, work: &Work<'_>) -> Result<u64, Failure> {
@@ -211,7 +234,8 @@ impl PostgresSink {
         let pipeline = self.pipeline.clone();
         let parameters: [&(dyn ToSql + Sync); 11] =
             [&pipeline, &topics, &partitions, &from, &to, &epochs, &rows, &dead, &skipped, &n_rows, &n_letters];
-        self.call("update", "moving offsets", |client| client.execute(&statement, &parameters))
+        let moved = self.call("update", "moving offsets", |client| client.execute(&statement, &parameters));
+        moved.map_err(|failure| not_a_row(Fault::Bug, failure))
     }
 
     fn read_truth(&mut self, batch: &Batch) -> Result<BTreeMap<TopicPartition, Truth>, Failure> {
@@ -244,9 +268,28 @@ impl Sink for PostgresSink {
         sent
     }
 
+    fn stage_in_pieces(
+        &mut self,
+        work: &mut Work<'_>,
+        pieces: Pieces,
+        refusal: Option<&Failure>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Failure> {
+        self.rollback();
+        self.connect()?;
+        let sent = self.send_in_pieces(work, pieces, refusal, go_on);
+        if !matches!(sent, Ok(true)) {
+            self.rollback();
+        }
+        sent
+    }
+
     fn advance(&mut self, work: &Work<'_>) -> Result<bool, Failure> {
-        assert!(self.transaction == Transaction::Open, "a batch is staged before its turn");
-        self.upsert(work)?;
+        match self.transaction {
+            Transaction::Open => self.upsert_all(work)?,
+            Transaction::Upserted => {}
+            Transaction::None | Transaction::Advanced => panic!("a batch is staged before its turn, and has one"),
+        }
         let all_moved = self.move_offsets(work)? == work.batch.intervals().len() as u64;
         if all_moved {
             self.transaction = Transaction::Advanced;
@@ -353,22 +396,29 @@ pub(super) fn unreadable(doing: &str, error: &postgres::Error) -> Failure {
     plain(Fault::Schema, format!("{doing}: {error}; the table is not as in schema.sql"))
 }
 
-/// Rows are sorted by symbol, window and origin: of several for one window the last is the newest.
-fn last_of_each_window<'a, 'b>(rows: &'a [MetricRow<'b>]) -> Vec<&'a MetricRow<'b>> {
-    let window = |row: &'a MetricRow<'b>| (&*row.symbol, row.window_start, row.window_end);
-    let is_last = |idx: usize| rows.get(idx + 1).is_none_or(|next| window(next) != window(&rows[idx]));
-    (0..rows.len()).filter(|idx| is_last(*idx)).map(|idx| &rows[idx]).collect()
+/// Rows are sorted by symbol, window and origin: of several for one window the last that isn't refused is the newest.
+fn last_of_each_window<'a, 'b>(rows: &'a [MetricRow<'b>], refused: &BTreeSet<Origin>) -> Vec<&'a MetricRow<'b>> {
+    let mut last: Vec<&MetricRow<'_>> = Vec::new();
+    for row in rows.iter().filter(|row| refused.is_empty() || !refused.contains(&row.origin)) {
+        let window = |row: &'a MetricRow<'b>| (&*row.symbol, row.window_start, row.window_end);
+        match last.last_mut() {
+            Some(earlier) if window(earlier) == window(row) => *earlier = row,
+            _ => last.push(row),
+        }
+    }
+    last
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::row::{Micros, Origin};
+    use crate::row::Micros;
 
     #[test]
-    fn of_several_rows_for_one_window_the_last_is_sent() {
+    fn of_several_rows_for_one_window_the_last_is_sent_that_is_not_refused() {
+        let origin = |record_idx| Origin { record_idx, element: 0 };
         let row = |symbol: &'static str, start, record_idx| MetricRow {
-            origin: Origin { record_idx, element: 0 },
+            origin: origin(record_idx),
             symbol: symbol.into(),
             window_start: Micros(start),
             window_end: Micros(start + 1),
@@ -378,8 +428,12 @@ mod tests {
             avg_volume: None,
         };
         let rows = [row("a", 0, 1), row("a", 0, 4), row("a", 5, 0), row("b", 0, 2), row("b", 0, 3)];
-        let last: Vec<u32> = last_of_each_window(&rows).iter().map(|row| row.origin.record_idx).collect();
-        assert_eq!(last, [4, 0, 3]);
-        assert!(last_of_each_window(&[]).is_empty());
+        let last = |rows, refused: &[u32]| -> Vec<u32> {
+            let refused = refused.iter().copied().map(origin).collect();
+            last_of_each_window(rows, &refused).iter().map(|row| row.origin.record_idx).collect()
+        };
+        assert_eq!(last(&rows, &[]), [4, 0, 3]);
+        assert_eq!(last(&rows, &[4, 0]), [1, 3]);
+        assert!(last(&[], &[]).is_empty());
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Statements {
     pub(super) create_staging: String,
     /// Takes metrics into [`STAGING`].
     pub(super) copy_metrics: String,
-    /// Moves them on; of what is there for a window, the newer wins.
+    /// Moves those at places from `$1` to before `$2` on; of what is there for a window, the newer wins.
     pub(super) upsert_metrics: String,
     /// Moves offsets under compare-and-set, and counts.
     pub(super) advance: String,
@@ -41,11 +41,13 @@ impl Statements {
             copy_dead_letters: copy(dead_letters, binary::DEAD_LETTER_COLUMNS),
             // The types are the target's, so that a value that doesn't fit is refused with its line.
             create_staging: format!(
-                "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {metrics} WITH NO DATA"
+                "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS \
+                 SELECT {columns}, 0 AS place FROM {metrics} WITH NO DATA"
             ),
-            copy_metrics: copy(&format_args!("pg_temp.{STAGING}"), columns),
+            copy_metrics: copy(&format_args!("pg_temp.{STAGING}"), &format!("{columns}, place")),
             upsert_metrics: format!(
                 "INSERT INTO {metrics} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} \
+                 WHERE place >= $1 AND place < $2 \
                  ORDER BY symbol, window_start, window_end \
                  ON CONFLICT (symbol, window_start, window_end) DO UPDATE SET \
                  avg_price = EXCLUDED.avg_price, max_price = EXCLUDED.max_price, \

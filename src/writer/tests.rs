@@ -17,6 +17,12 @@ struct Scripted {
     advances: VecDeque<Result<bool, Failure>>,
     commits: VecDeque<CommitFailure>,
     truths: VecDeque<Result<(i64, i64, &'static str), Failure>>,
+    // Rows that are refused when they come in pieces.
+    refused: BTreeMap<Origin, String>,
+    // What happens meanwhile.
+    in_pieces: Option<Box<dyn FnOnce()>>,
+    // How they came, and because of what.
+    pieces: Vec<(Pieces, Option<Fault>)>,
     calls: Vec<&'static str>,
     // Rows and dead letters of the last `stage`.
     staged: (usize, usize),
@@ -27,6 +33,29 @@ impl Sink for Scripted {
         self.calls.push("stage");
         self.staged = (work.decoded.prices.len(), work.decoded.dead_letters.len());
         self.stages.pop_front().map_or(Ok(()), Err)
+    }
+
+    fn stage_in_pieces(
+        &mut self,
+        work: &mut Work<'_>,
+        pieces: Pieces,
+        refusal: Option<&Failure>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, Failure> {
+        self.calls.push("pieces");
+        self.pieces.push((pieces, refusal.map(|refusal| refusal.fault)));
+        if let Some(happens) = self.in_pieces.take() {
+            happens();
+        }
+        if !go_on() {
+            return Ok(false);
+        }
+        if let Some(failure) = self.stages.pop_front() {
+            return Err(failure);
+        }
+        work.refuse(&self.refused);
+        self.staged = (work.decoded.prices.len(), work.decoded.dead_letters.len());
+        Ok(true)
     }
 
     fn advance(&mut self, _: &Work<'_>) -> Result<bool, Failure> {
@@ -160,22 +189,92 @@ fn a_position_inside_the_batch_ends_the_process() {
     assert_eq!(stop.code, ExitCode::InvariantBroken);
 }
 
-#[test]
-fn a_refused_row_becomes_a_dead_letter_beside_its_neighbour() {
-    let origin = Some(Origin { record_idx: 1, element: 0 });
-    let refused = Failure { origin, ..failure(Fault::Record, Some("23514")) };
-    let (shared, mut sink) = (shared(), Scripted { stages: [refused].into(), ..Scripted::default() });
-    let settlement = write_with(&shared, &mut sink).expect("one bad row stops nothing");
-    assert!(matches!(settlement, Settlement::Durable(_)));
-    assert_eq!(sink.staged, (1, 1));
-    assert_eq!(shared.stats.dead_letters.into_inner(), 1);
+fn one_bad_row() -> Scripted {
+    let refused = BTreeMap::from([(Origin { record_idx: 1, element: 0 }, "23514".to_owned())]);
+    Scripted { refused, ..Scripted::default() }
 }
 
 #[test]
-fn a_refused_row_that_nobody_can_name_stops_with_data_needs_decision() {
-    let mut sink = Scripted { stages: [failure(Fault::Record, Some("22003"))].into(), ..Scripted::default() };
-    let stop = write_with(&shared(), &mut sink).expect_err("dropping the batch would lose its neighbours");
+fn a_refused_row_becomes_a_dead_letter_beside_its_neighbour() {
+    let stages = [failure(Fault::Record, Some("23514"))].into();
+    let (shared, mut sink) = (shared(), Scripted { stages, ..one_bad_row() });
+    let settlement = write_with(&shared, &mut sink).expect("one bad row stops nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    assert_eq!(sink.calls, ["stage", "rollback", "pieces", "advance", "commit"]);
+    assert_eq!(sink.pieces, [(Pieces { in_turn: false, n_min: 1 }, Some(Fault::Record))]);
+    assert_eq!((sink.staged, shared.stats.dead_letters.into_inner()), ((1, 1), 1));
+    assert_eq!(shared.stats.yields.into_inner(), 0, "nobody else is held up");
+}
+
+#[test]
+fn a_row_that_is_refused_in_the_turn_or_at_commit_is_searched_for_in_the_turn_alone() {
+    let refusal = || failure(Fault::UniqueKey, Some("23505"));
+    let at_commit = [CommitFailure::NotApplied(refusal())].into();
+    for sink in [
+        Scripted { advances: [Err(refusal())].into(), ..one_bad_row() },
+        Scripted { commits: at_commit, ..one_bad_row() },
+    ] {
+        let (shared, mut sink) = (shared(), sink);
+        let settlement = write_with(&shared, &mut sink).expect("one bad row stops nothing");
+        assert!(matches!(settlement, Settlement::Durable(_)));
+        assert_eq!(sink.pieces, [(Pieces { in_turn: true, n_min: 1 }, Some(Fault::UniqueKey))]);
+        assert_eq!((sink.staged, shared.stats.yields.into_inner()), ((1, 1), 1));
+        // What was behind it starts as soon as it has passed.
+        assert!(shared.lane.wait_to_start(Seq(1)) && shared.lane.wait_to_start(Seq(2)));
+    }
+}
+
+#[test]
+fn a_row_that_is_refused_before_the_turn_and_another_in_it_are_both_searched_for() {
+    let stages = [failure(Fault::Record, Some("23514"))].into();
+    let advances = [Err(failure(Fault::Record, Some("23514")))].into();
+    let mut sink = Scripted { stages, advances, ..one_bad_row() };
+    let settlement = write_with(&shared(), &mut sink).expect("bad rows stop nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    assert_eq!(sink.pieces.iter().map(|(pieces, _)| pieces.in_turn).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn a_batch_that_is_refused_though_each_row_is_taken_stops_with_data_needs_decision() {
+    let refusal = || CommitFailure::NotApplied(failure(Fault::Record, Some("23514")));
+    let mut sink = Scripted { commits: [refusal(), refusal()].into(), ..Scripted::default() };
+    let stop = write_with(&shared(), &mut sink).expect_err("dropping the batch would lose its rows");
     assert_eq!(stop.code, ExitCode::DataNeedsDecision);
+    assert!(stop.message.contains("stock_prices/0 at 10, but none of its rows alone: planned"), "{}", stop.message);
+    assert_eq!(sink.calls.last(), Some(&"rollback"));
+}
+
+#[test]
+fn a_search_that_is_cut_off_begins_anew() {
+    let stages = [failure(Fault::Record, Some("P0001")), lost()].into();
+    let mut sink = Scripted { stages, ..one_bad_row() };
+    let settlement = write_with(&shared(), &mut sink).expect("an outage stops nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    assert_eq!(sink.calls, ["stage", "rollback", "pieces", "disconnect", "pieces", "advance", "commit"]);
+    assert_eq!(sink.staged, (1, 1));
+}
+
+#[test]
+fn a_search_is_given_up_when_the_batch_is_cancelled() {
+    let (shared, stages) = (Arc::new(shared()), [failure(Fault::Record, Some("23514"))].into());
+    let lane = shared.clone();
+    let in_pieces: Option<Box<dyn FnOnce()>> = Some(Box::new(move || lane.lane.stop_below(Seq(1))));
+    let mut sink = Scripted { stages, in_pieces, ..one_bad_row() };
+    let settlement = write_with(&shared, &mut sink).expect("nothing stops");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Cancelled, .. }));
+    assert_eq!(sink.calls, ["stage", "rollback", "pieces"]);
+}
+
+#[test]
+fn what_takes_too_long_twice_is_sent_in_halves_and_becomes_no_dead_letter() {
+    let slow = || failure(Fault::Statement, Some("57014"));
+    let (shared, stages) = (shared(), [slow(), slow(), slow()].into());
+    let mut sink = Scripted { stages, advances: [Err(slow())].into(), ..Scripted::default() };
+    let settlement = write_with(&shared, &mut sink).expect("patience stops nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    let pieces = |in_turn, n_min| (Pieces { in_turn, n_min }, None);
+    assert_eq!(sink.pieces, [pieces(false, 2), pieces(false, 4), pieces(true, 8)]);
+    assert_eq!((sink.staged, shared.stats.dead_letters.into_inner()), ((2, 0), 0));
 }
 
 #[test]

@@ -17,5 +17,6 @@ mod old_brokers;
 mod outages;
 mod patterns;
 mod positions;
+mod refused;
 mod selfcheck;
 mod shapes;

@@ -2,27 +2,37 @@
 //!
 //! Every test makes a schema of its own, so that they run side by side. Nothing is skipped: without a server they fail.
 
+mod faults;
+mod refused;
+
+use crossbeam_channel::bounded;
 use postgres::{Client, NoTls};
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 use stock_db_writer::batch::{Batch, Batcher, Epoch, Incoming, Limits};
 use stock_db_writer::config::{Config, Sources};
 use stock_db_writer::database::{Database, Finding, InitFailure, PostgresSink};
+use stock_db_writer::delivery::{Dispatch, Settlement};
 use stock_db_writer::exit::{ExitCode, Stop};
 use stock_db_writer::fault::{Failure, Fault};
 use stock_db_writer::heartbeat::{Doing, Heartbeat};
 use stock_db_writer::lane::Seq;
 use stock_db_writer::ledger::{Ledger, LogIdentity, Pipeline, Start, StartFailure};
+use stock_db_writer::outage::Outage;
 use stock_db_writer::record::{NextOffset, Offset, TopicPartition};
 use stock_db_writer::row::Origin;
 use stock_db_writer::sink::{CommitFailure, Sink, Verdict, judge};
 use stock_db_writer::work::Work;
+use stock_db_writer::writer::{self, Shared};
 
 const PRICE: &str = r#"{"symbol":"AAPL","price":1.50,"volume":120,"timestamp":"2024-01-02T15:04:05.123456Z","fetch_timestamp":1704207846}"#;
+
+/// The symbol of a row that PostgreSQL is to refuse; no log may hold it.
+const MARKER: &str = "MARKER7";
 
 fn url() -> String {
     std::env::var("DATABASE_URL").expect("DATABASE_URL must name a PostgreSQL server: eval \"$(dev/services env)\"")
@@ -54,6 +64,12 @@ impl Fixture {
         let database = Database::open(&config, "test-owner").expect("the server answers");
         let admin = Client::connect(&url(), NoTls).expect("the server answers");
         Fixture { schema, config, database, admin }
+    }
+
+    /// The same tables with other settings.
+    fn reopen(&mut self, set: &[&str]) {
+        self.config = config(&url(), &self.schema, set);
+        self.database = Database::open(&self.config, "test-owner").expect("the server answers");
     }
 
     fn sink(&self) -> PostgresSink {
@@ -97,6 +113,11 @@ impl Fixture {
                 false
             }
         }
+    }
+
+    /// What one process's writers share.
+    fn shared(&self) -> Shared {
+        Shared::new(&self.config, "test-owner".to_owned(), Outage::new("database", None))
     }
 
     fn work<'a>(&self, batch: &'a Batch) -> Work<'a> {
@@ -168,6 +189,72 @@ fn prices(epoch: Epoch, parts: &[(i64, &[&str])]) -> Batch {
 
 fn price(symbol: &str, price: &str) -> String {
     PRICE.replace("AAPL", symbol).replace("1.50", price)
+}
+
+fn metric(symbol: &str, minute: i64, average: &str) -> String {
+    let at = |minute: i64| format!("2024-01-{:02}T{:02}:{:02}:00Z", 2 + minute / 1440, minute / 60 % 24, minute % 60);
+    let (start, end) = (at(minute), at(minute + 1));
+    format!(r#"{{"symbol":"{symbol}","window_start":"{start}","window_end":"{end}","avg_price":{average}}}"#)
+}
+
+/// A batch of partition 0 from its beginning, just claimed: symbols S0, S1 and so on, but the marker at these places.
+fn marked(fixture: &Fixture, topic: &str, n_rows: usize, bad: &[usize]) -> Batch {
+    let claims = fixture.database.ledger().claim_or_start(&[start(topic, 0)]).expect("nobody else claims");
+    let symbol = |row: usize| if bad.contains(&row) { MARKER.to_owned() } else { format!("S{row}") };
+    let figure = |row: usize| if bad.contains(&row) { "777.25" } else { "1.50" };
+    let values: Vec<String> = (0..n_rows)
+        .map(|row| match topic {
+            "stock_metrics" => metric(&symbol(row), row as i64, figure(row)),
+            _ => price(&symbol(row), figure(row)),
+        })
+        .collect();
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    batch_of(topic, claims[0].epoch, &[(0, &values)])
+}
+
+/// The real writer with one batch: whether it became durable.
+fn run_writer(shared: &Shared, database: &Database, batch: Batch) -> Result<bool, Stop> {
+    let heartbeat = Arc::new(Heartbeat::new("writer-0"));
+    let (dispatches_tx, dispatches_rx) = bounded(1);
+    let (durables_tx, durables_rx) = bounded(1);
+    dispatches_tx.send(Dispatch { seq: Seq(0), batch }).expect("there is room");
+    drop(dispatches_tx);
+    writer::run(shared, &mut database.sink(heartbeat.clone()), &heartbeat, &dispatches_rx, &durables_tx)?;
+    let settlement = durables_rx.try_recv().expect("every batch is settled");
+    Ok(matches!(settlement, Settlement::Durable(_)))
+}
+
+/// Keeps what is logged, down to the last detail, by thread.
+struct Recorder;
+
+static LOGGED: Mutex<BTreeMap<String, Vec<String>>> = Mutex::new(BTreeMap::new());
+
+impl log::Log for Recorder {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Some(thread) = std::thread::current().name() {
+            let mut logged = LOGGED.lock().expect("no panic");
+            logged.entry(thread.to_owned()).or_default().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn record_logs() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Recorder).expect("there is no other");
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
+/// What a thread of that name has logged.
+fn logged_by(thread: &str) -> Vec<String> {
+    LOGGED.lock().expect("no panic").get(thread).cloned().unwrap_or_default()
 }
 
 fn eventually(what: &str, mut check: impl FnMut() -> bool) {
@@ -358,7 +445,7 @@ fn a_copy_that_is_refused_names_the_row() {
         assert_eq!((refused.fault, refused.origin), (Fault::Record, Some(Origin { record_idx: 1, element: 0 })));
         assert_eq!(refused.sqlstate.as_deref(), Some("23514"));
         assert!(!refused.message.contains("100") && !refused.message.contains("BBB"), "{refused}");
-        assert!(work.refuse(refused.origin.expect("named"), "23514"));
+        work.refuse(&BTreeMap::from([(refused.origin.expect("named"), "23514".to_owned())]));
         sink.stage(&work).expect("the healthy neighbours are taken");
         sink.rollback();
     }
@@ -381,7 +468,7 @@ fn a_row_is_named_behind_a_trigger_and_a_unique_key_and_among_many() {
     let mut sink = fixture.sink();
     let refused = sink.stage(&work).expect_err("the key is taken");
     assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::UniqueKey, Some(234)));
-    work.refuse(refused.origin.expect("named"), "23505");
+    work.refuse(&BTreeMap::from([(refused.origin.expect("named"), "23505".to_owned())]));
     fixture.sql("CREATE TRIGGER t BEFORE INSERT ON @.stock_prices FOR EACH ROW EXECUTE FUNCTION @.f()");
     let refused = sink.stage(&work).expect_err("the trigger raises");
     assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::Record, Some(777)));
