@@ -349,14 +349,11 @@ impl<'a> Consumer<'a> {
         self.records_since_check |= records > 0;
         let off_the_log = match polled {
             Ok(off_the_log) => off_the_log,
-            Err(fault @ (SourceFault::Denied(_) | SourceFault::Config(_) | SourceFault::Replaced(_))) => {
-                return Err(fault.into());
-            }
             Err(fault) => {
-                if matches!(fault, SourceFault::Unreadable(_)) {
-                    self.is_unreadable(fault)?;
-                } else {
-                    log::debug!("{fault}");
+                match fault {
+                    SourceFault::Unreadable(_) => self.is_unreadable(fault)?,
+                    SourceFault::Away(_) | SourceFault::MissingTopic(_) => log::debug!("{fault}"),
+                    _ => return Err(fault.into()),
                 }
                 // It may have failed at once.
                 self.shutdown.sleep(FAILED_POLL_PAUSE);

@@ -3,20 +3,20 @@
 //! No client's types pass through here. Where reading starts is always our decision: an engine never uses the offsets
 //! that Kafka keeps for the group, and never resets a position by itself.
 
+pub mod fault;
 #[cfg(feature = "client-kafka")]
 pub mod kafka;
 #[cfg(feature = "client-krafka")]
 pub mod krafka;
 
 pub use crate::record::StartAt;
+pub use fault::SourceFault;
 
 use crate::batch::Incoming;
 use crate::config::{Client, Kafka};
 use crate::delivery::Committable;
-use crate::exit::{ExitCode, Stop};
 use crate::record::{NextOffset, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,51 +38,6 @@ pub struct Bounds {
     pub last_stable: NextOffset,
     /// The broker's end of the partition.
     pub high_watermark: NextOffset,
-}
-
-/// Why Kafka did not answer as asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceFault {
-    /// No broker answers: try again.
-    Away(String),
-    /// A topic does not exist (yet).
-    MissingTopic(String),
-    /// Not allowed, or wrong credentials.
-    Denied(String),
-    /// The settings can't work.
-    Config(String),
-    /// Another process has taken our place in the group.
-    Replaced(String),
-    /// What the log holds can't be read, and asking again gives the same bytes.
-    Unreadable(String),
-}
-
-impl fmt::Display for SourceFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SourceFault::Away(message)
-            | SourceFault::Denied(message)
-            | SourceFault::Config(message)
-            | SourceFault::Replaced(message)
-            | SourceFault::Unreadable(message) => write!(f, "kafka: {message}"),
-            SourceFault::MissingTopic(topic) => {
-                write!(f, "kafka: topic {topic:?} does not exist; create it, or mend [[topics]] name")
-            }
-        }
-    }
-}
-
-impl From<SourceFault> for Stop {
-    fn from(fault: SourceFault) -> Stop {
-        let code = match fault {
-            SourceFault::Away(_) => ExitCode::ServerAway,
-            SourceFault::MissingTopic(_) | SourceFault::Config(_) => ExitCode::Config,
-            SourceFault::Denied(_) => ExitCode::Permission,
-            SourceFault::Replaced(_) => ExitCode::TryLater,
-            SourceFault::Unreadable(_) => ExitCode::DataNeedsDecision,
-        };
-        Stop::new(code, fault.to_string())
-    }
 }
 
 /// Connects by the client that the configuration names; one attempt.

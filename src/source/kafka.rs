@@ -13,6 +13,7 @@ mod link;
 mod probe;
 mod reach;
 
+use super::fault::Meaning;
 use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
 use crate::batch::Incoming;
 use crate::config::Kafka as KafkaConfig;
@@ -877,28 +878,16 @@ fn fault(error: Error) -> SourceFault {
 
 fn code_fault(code: KafkaCode, who: &str) -> SourceFault {
     match code {
-        KafkaCode::TopicAuthorizationFailed
-        | KafkaCode::GroupAuthorizationFailed
-        | KafkaCode::ClusterAuthorizationFailed => SourceFault::Denied(format!("{who}: {code:?}")),
         KafkaCode::UnsupportedVersion => SourceFault::Config(format!(
             "{who}: the old protocol of client = \"kafka\" is not spoken here; set client = \"krafka\""
         )),
-        _ => SourceFault::Away(format!("{who}: {code:?}")),
+        _ => Meaning::of(code as i16).fault(format!("{who}: {code:?}")),
     }
 }
 
 /// Whether it helps to ask again who leads a partition.
 fn is_led(code: KafkaCode) -> bool {
-    matches!(
-        code,
-        KafkaCode::UnknownTopicOrPartition
-            | KafkaCode::LeaderNotAvailable
-            | KafkaCode::NotLeaderForPartition
-            | KafkaCode::RequestTimedOut
-            | KafkaCode::BrokerNotAvailable
-            | KafkaCode::ReplicaNotAvailable
-            | KafkaCode::NetworkException
-    )
+    Meaning::of(code as i16) == Meaning::Moved
 }
 
 fn no_answer(limit: Duration) -> SourceFault {

@@ -3,9 +3,10 @@
 use crate::config::{Kafka as KafkaConfig, SaslMechanism};
 use crate::record::TopicPartition;
 use crate::source::SourceFault;
+use crate::source::fault::Meaning;
 use krafka::auth::{AuthConfig, TlsConfig};
 use krafka::consumer::TopicPartition as WirePartition;
-use krafka::error::{ErrorCode, KrafkaError, ProtocolErrorKind};
+use krafka::error::{KrafkaError, ProtocolErrorKind};
 use std::future::Future;
 use std::time::Duration;
 
@@ -34,26 +35,8 @@ pub(super) fn fault(error: KrafkaError) -> SourceFault {
     match error {
         KrafkaError::Auth { .. } => SourceFault::Denied(error.to_string()),
         KrafkaError::Config { .. } => SourceFault::Config(error.to_string()),
-        KrafkaError::Broker {
-            code:
-                ErrorCode::TopicAuthorizationFailed
-                | ErrorCode::GroupAuthorizationFailed
-                | ErrorCode::ClusterAuthorizationFailed
-                | ErrorCode::SaslAuthenticationFailed,
-            ..
-        } => SourceFault::Denied(error.to_string()),
-        KrafkaError::Broker { code: ErrorCode::FencedInstanceId, .. } => SourceFault::Replaced(format!(
-            "another process runs with the same kafka.instance_id; give each its own ({error})"
-        )),
-        KrafkaError::Broker {
-            code:
-                ErrorCode::UnsupportedVersion
-                | ErrorCode::InconsistentGroupProtocol
-                | ErrorCode::InvalidSessionTimeout
-                | ErrorCode::GroupMaxSizeReached,
-            ..
-        }
-        | KrafkaError::Protocol { kind: ProtocolErrorKind::UnknownApiVersion, .. } => {
+        KrafkaError::Broker { code, .. } => Meaning::of(code.to_i16()).fault(error.to_string()),
+        KrafkaError::Protocol { kind: ProtocolErrorKind::UnknownApiVersion, .. } => {
             SourceFault::Config(error.to_string())
         }
         // An undecodable batch: its text names partition and offset, then how this client's API would go on.
@@ -93,6 +76,7 @@ pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, Sourc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use krafka::error::ErrorCode;
 
     fn broker(code: ErrorCode) -> SourceFault {
         fault(KrafkaError::Broker { code, message: "planned".to_owned() })
