@@ -219,6 +219,8 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
                 let lacking =
                     states.iter().find_map(|(topic, state)| startup::is_all_there(config, topic, state).err());
                 findings.extend(lacking.map(Stop::from));
+                let unreadable = states.iter().find_map(|(topic, state)| state.readable(topic).err());
+                findings.extend(unreadable.map(Stop::from));
                 let now = LogIdentity {
                     cluster_id: cluster_id.clone(),
                     topic_id: states.values().next().and_then(|state| state.topic_id),

@@ -264,6 +264,7 @@ impl<'a> Consumer<'a> {
 
     fn compare_ids(&self, states: &BTreeMap<Arc<str>, TopicState>) -> Result<(), Stop> {
         for (topic, state) in states {
+            state.readable(topic)?;
             let Some(known) = self.identities.get(topic) else { continue };
             let of = |topic_id| LogIdentity { cluster_id: None, topic_id };
             same_log(topic, &of(known.topic_id), &of(state.topic_id))?;

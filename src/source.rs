@@ -27,6 +27,20 @@ pub struct TopicState {
     pub topic_id: Option<[u8; 16]>,
     /// Partitions, numbered from 0.
     pub partitions: i32,
+    /// Whether the brokers let us read it, as far as they say. A fetch that is denied looks like no records.
+    pub may_read: bool,
+}
+
+impl TopicState {
+    /// A fault if we may not read it.
+    pub fn readable(&self, topic: &str) -> Result<(), SourceFault> {
+        match self.may_read {
+            true => Ok(()),
+            false => Err(SourceFault::Denied(format!(
+                "topic {topic:?} may be described but not read; give our Kafka user READ on it"
+            ))),
+        }
+    }
 }
 
 /// The ends of a partition's log.

@@ -190,6 +190,7 @@ pub fn describe(config: &Config, source: &mut dyn Source) -> Result<(Option<Stri
             Ok(states) => {
                 for (topic, state) in &states {
                     is_all_there(config, topic, state)?;
+                    state.readable(topic)?;
                 }
                 return Ok((cluster_id, states));
             }

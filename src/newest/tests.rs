@@ -53,9 +53,10 @@ impl Source for Cluster {
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault> {
         match self.is_gone {
             true => Err(SourceFault::MissingTopic("t".to_owned())),
-            false => {
-                Ok(names.iter().map(|name| (name.clone(), TopicState { topic_id: None, partitions: 1 })).collect())
-            }
+            false => Ok(names
+                .iter()
+                .map(|name| (name.clone(), TopicState { topic_id: None, partitions: 1, may_read: true }))
+                .collect()),
         }
     }
 

@@ -629,7 +629,7 @@ impl Source for KafkaSource {
                 return Err(SourceFault::Away(format!("no broker knows the partitions of topic {name:?}")));
             }
             let partitions = i32::try_from(leaders.len()).unwrap_or(i32::MAX);
-            states.insert(name.clone(), TopicState { topic_id: None, partitions });
+            states.insert(name.clone(), TopicState { topic_id: None, partitions, may_read: true });
         }
         Ok(states)
     }

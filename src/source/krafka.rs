@@ -55,6 +55,8 @@ const POLL_CUT_MAX: Duration = Duration::from_secs(30);
 const POLL_RECORDS_MAX: i32 = 5000;
 const PARTITION_FETCH_BYTES: i32 = 512 << 10;
 const FETCH_BYTES_MAX: i32 = 8 << 20;
+/// READ among a topic's authorized operations: bit 3, by the number of Kafka's `AclOperation`.
+const OPERATION_READ: i32 = 1 << 3;
 
 /// krafka behind [`Source`].
 pub struct KrafkaSource {
@@ -258,11 +260,18 @@ impl Source for KrafkaSource {
                 Err(KrafkaError::Broker { code: ErrorCode::UnknownTopicOrPartition, .. }) => {
                     return Err(SourceFault::MissingTopic(name));
                 }
+                Err(KrafkaError::Broker { code: ErrorCode::TopicAuthorizationFailed, .. }) => {
+                    return Err(SourceFault::Denied(format!(
+                        "topic {name:?} may not be described; give our Kafka user DESCRIBE and READ on it"
+                    )));
+                }
                 other => other.map_err(fault)?,
             };
             let topic_id = (description.topic_id != [0; 16]).then_some(description.topic_id);
             let partitions = i32::try_from(description.partitions.len()).unwrap_or(i32::MAX);
-            states.insert((*known).clone(), TopicState { topic_id, partitions });
+            // Brokers of before Kafka 3.7 don't say.
+            let may_read = description.authorized_operations.is_none_or(|allowed| allowed & OPERATION_READ != 0);
+            states.insert((*known).clone(), TopicState { topic_id, partitions, may_read });
         }
         Ok(states)
     }

@@ -10,6 +10,7 @@ mod doubt;
 mod explain;
 mod groups;
 mod harness;
+mod kafka_faults;
 mod kill;
 mod locks;
 mod memory;

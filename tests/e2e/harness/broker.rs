@@ -119,3 +119,28 @@ pub fn group_offsets(group: &str, topic: &str) -> BTreeMap<i32, i64> {
         .filter_map(|(partition, committed)| Some((partition.partition, committed.ok()?.offset?)))
         .collect()
 }
+
+/// Nobody may do this with a topic any more (Read, Describe), and everybody may do the rest.
+pub fn deny_topic(name: &str, operation: &str) {
+    acl(name, &["--add", "--topic", name, "--allow-principal", "User:*", "--operation", "All"]);
+    acl(name, &["--add", "--topic", name, "--deny-principal", "User:*", "--operation", operation]);
+}
+
+/// Everybody may do everything with a topic again.
+pub fn allow_topic(name: &str) {
+    acl(name, &["--remove", "--force", "--topic", name]);
+}
+
+/// Nobody may join a group, or tell it an offset.
+pub fn deny_group(name: &str) {
+    acl(name, &["--add", "--group", name, "--deny-principal", "User:*", "--operation", "Read"]);
+}
+
+fn acl(name: &str, arguments: &[&str]) {
+    let servers = servers();
+    let tool = |class| [&["kafka-tool", class, "--bootstrap-server", servers.brokers_of(name)], arguments].concat();
+    match name.starts_with(servers::OLD) {
+        true => servers.old_service(&tool("kafka.admin.AclCommand")),
+        false => servers.service(&tool("AclCommand")),
+    }
+}
