@@ -5,7 +5,7 @@
 
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
-use crate::ledger::{Claim, Ledger, Start};
+use crate::ledger::{Claim, Ledger, Standing, Start};
 use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
 use crate::record::{NextOffset, TopicPartition};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// How often the session that holds the pipeline's lock is looked at.
 const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Room for the questions that a consumer can have open at once: a claim, the progress, a barrier.
+/// Room for the questions that a consumer can have open at once: a claim, the progress, the standings, a barrier.
 const QUESTIONS_MAX: usize = 8;
 
 /// What the consumer wants to know or done.
@@ -27,8 +27,12 @@ pub enum Question {
     Claim(Vec<TopicPartition>),
     /// Claim partitions, making their rows where there are none.
     ClaimOrStart(Vec<Start>),
+    /// Go on at this offset, beyond what Kafka has deleted.
+    Jump(Claim, NextOffset),
     /// Where all partitions of these topics stand.
     NextOffsets(Vec<Arc<str>>),
+    /// The same with who owns them, of the whole pipeline.
+    Standings,
     /// Make earlier asynchronous commits durable.
     Barrier,
 }
@@ -38,8 +42,12 @@ pub enum Question {
 pub enum Answer {
     /// The partitions claimed.
     Claims(Vec<Claim>),
+    /// The jump was made, or is not ours to make any more.
+    Jumped,
     /// By partition.
     NextOffsets(BTreeMap<TopicPartition, NextOffset>),
+    /// All rows.
+    Standings(Vec<Standing>),
     /// Everything committed before the question is durable.
     Durable,
 }
@@ -159,6 +167,17 @@ fn answer(ledger: &mut dyn Ledger, question: Question) -> Result<Answer, Failure
     Ok(match question {
         Question::Claim(partitions) => Answer::Claims(ledger.claim(&partitions)?),
         Question::ClaimOrStart(starts) => Answer::Claims(ledger.claim_or_start(&starts)?),
+        Question::Jump(claim, to) => {
+            let Claim { partition, next, .. } = &claim;
+            if ledger.jump(&claim, to)? {
+                log::warn!(
+                    "gap partition={partition} from_offset={next} to_offset={to}: Kafka has deleted these records before \
+                     they were read; recorded in writer_gaps (kafka.on_gap)"
+                );
+            }
+            Answer::Jumped
+        }
+        Question::Standings => Answer::Standings(ledger.standings()?),
         Question::NextOffsets(topics) => Answer::NextOffsets(ledger.next_offsets(&topics)?),
         Question::Barrier => {
             ledger.barrier()?;

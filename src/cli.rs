@@ -1,11 +1,12 @@
 //! The command line: what can be asked for, and which configuration it is done with.
 
 use crate::commands::explain::{self, Messages};
-use crate::commands::{self, dead_letters};
+use crate::commands::{self, dead_letters, reset};
 use crate::config::{Config, Sources};
 use crate::dead_letters::{Filter, LetterId};
 use crate::exit::{ExitCode, Stop};
 use crate::logger;
+use crate::reset::To;
 use crate::row::Class;
 use crate::supervisor;
 use chrono::{DateTime, Utc};
@@ -21,6 +22,7 @@ Examples:
   stock-db-writer run --until-end             drain what is there now, then exit (cron)
   stock-db-writer explain messages.jsonl      what would become of these messages?
   stock-db-writer dead-letters list           what could not become a row, and why?
+  stock-db-writer reset --topic t --to earliest   what would reading it all again do?
   stock-db-writer --set kafka.brokers=k1:9092,k2:9092 --set batch.linger_ms=50 run
   STOCK_DB_WRITER__KAFKA__GROUP=prices DATABASE_URL=postgresql://db/stocks stock-db-writer status
 
@@ -79,6 +81,32 @@ letters then. A window that is there already is never overwritten; its letter
 counts as redriven. The counts of `status` are about the log, and stay.
 
 Without IDs and filters all open letters are meant.";
+
+const RESET_HELP: &str = "\
+Examples:
+  stock-db-writer reset --topic stock_prices --to earliest
+  stock-db-writer reset --topic stock_prices --to earliest --yes
+  stock-db-writer reset --topic stock_prices --partition 3 --to 1200000 --yes
+  stock-db-writer reset --topic stock_prices --to 2024-01-02T00:00:00Z --yes
+
+Back: records are read again. Their dead letters are removed, and written again
+where they must be. Prices are added a second time, so delete or truncate what
+is to be replaced first; windows take the place of what is there.
+
+Forward: records are passed over. writer_gaps says which, and who decided it.
+
+It is also how to go on after a topic was deleted and created again, was
+truncated, or is in another cluster: the log that is there now is followed then.
+Open dead letters of records that are not there any more must be redriven or
+discarded first.
+
+A worker may run meanwhile: it notices, and goes on at the new position; with
+assignment = \"all\" or a list it may end with 75 instead. The role needs DELETE on
+writer_dead_letters, and INSERT, UPDATE and DELETE on writer_gaps.
+
+Exit codes: 0 done or shown, 64 there is no such partition or offset, 65 dead
+letters are in the way, 69 a server stayed away, 77 the role may not, 78 the topic
+is not configured or does not exist.";
 
 /// Moves stock prices and windowed metrics from Kafka into PostgreSQL, every record exactly once.
 #[derive(Debug, Parser)]
@@ -143,6 +171,22 @@ enum Command {
     DeadLetters {
         #[command(subcommand)]
         action: DeadLetters,
+    },
+    /// Move the positions of a topic; without --yes only shows what that would do
+    #[command(after_help = RESET_HELP)]
+    Reset {
+        /// The topic
+        #[arg(long)]
+        topic: String,
+        /// Only this partition of it
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+        partition: Option<i32>,
+        /// earliest, latest, an offset, or a time (RFC 3339): the first record at or after it
+        #[arg(long, value_name = "WHERE")]
+        to: To,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
     },
     /// Show for each partition where it stands, who owns it and how far it lags
     Status {
@@ -295,6 +339,9 @@ fn execute(command: Command, config: Config) -> Result<(), Stop> {
                 dead_letters::discard(&config, &filter.filter(ids, false), yes)
             }
         },
+        Command::Reset { topic, partition, to, yes } => {
+            reset::run(&config, &reset::Request { topic, partition, to, yes })
+        }
         Command::Status { json } => commands::status(&config, json),
     }
 }

@@ -3,11 +3,12 @@
 pub mod dead_letters;
 pub mod explain;
 mod output;
+pub mod reset;
 
-use crate::config::{Config, Manage, Pattern};
+use crate::config::{Config, Manage, OnGap, Pattern};
 use crate::database::{Database, schema};
 use crate::exit::{ExitCode, Stop};
-use crate::ledger::{Ledger, LogIdentity, Standing, same_log};
+use crate::ledger::{Ledger, LogIdentity, Standing, below_log_start, same_log, was_truncated};
 use crate::outage::Outage;
 use crate::record::TopicPartition;
 use crate::shutdown::Shutdown;
@@ -228,7 +229,21 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
                 // Offsets of another log say nothing about this one.
                 match followed.iter().find_map(|standing| same_log(&topic, &standing.identity, &now).err()) {
                     Some(other_log) => findings.push(other_log),
-                    None => findings.extend(followed.iter().filter_map(|s| off_the_log(s, bounds.get(&s.partition)?))),
+                    None => {
+                        let off = |s: &&Standing| off_the_log(s, bounds.get(&s.partition)?);
+                        let is_passed = |s: &&Standing| {
+                            let is_gone = bounds.get(&s.partition).is_some_and(|bounds| s.next < bounds.start);
+                            is_gone && config.kafka.on_gap == OnGap::Record
+                        };
+                        let (gaps, rest): (Vec<&Standing>, Vec<_>) = followed.iter().copied().partition(is_passed);
+                        notes.extend(gaps.iter().map(|Standing { partition, next, .. }| {
+                            format!(
+                                "partition {partition}: Kafka has deleted records from {next} on; a run passes over them and \
+                                 records the gap (kafka.on_gap)"
+                            )
+                        }));
+                        findings.extend(rest.iter().filter_map(off));
+                    }
                 }
             }
         }
@@ -251,14 +266,11 @@ fn note(config: &Config, pattern: &Pattern, matching: &[Arc<str>]) -> String {
 fn off_the_log(standing: &Standing, bounds: &Bounds) -> Option<Stop> {
     let Standing { partition, next, .. } = standing;
     let Bounds { start, high_watermark: end, .. } = bounds;
-    let message = if next < start {
-        format!("partition {partition}: the database is at offset {next}, but the log starts at {start}")
-    } else if next > end {
-        format!("partition {partition}: the database is at offset {next}, but the log ends at {end}")
+    if next < start {
+        Some(below_log_start(partition, *next, *start))
     } else {
-        return None;
-    };
-    Some(Stop::new(ExitCode::DataNeedsDecision, message))
+        (next > end).then(|| was_truncated(partition, *next, *end))
+    }
 }
 
 fn with_patience<T>(

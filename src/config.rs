@@ -12,7 +12,7 @@ mod secret;
 mod sources;
 mod topics;
 
-pub use self::kafka::{AssignmentMode, Client, GroupProtocol, Isolation, Kafka, KafkaTls, Sasl, SaslMechanism};
+pub use self::kafka::{AssignmentMode, Client, GroupProtocol, Isolation, Kafka, KafkaTls, OnGap, Sasl, SaslMechanism};
 pub use database::{Database, DatabaseTls, TableName};
 pub use limits::{Batch, DeadLetters, LogFormat, Manage, Retry, Schema, Writers};
 pub use secret::Secret;

@@ -10,7 +10,7 @@ mod positions;
 
 use crate::batch::Limits;
 use crate::claimer::Claims;
-use crate::config::{AssignmentMode, Config, Topics};
+use crate::config::{AssignmentMode, Config, OnGap, Topics};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
 use crate::ledger::{LogIdentity, same_log};
@@ -33,6 +33,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the topics' identity is looked at, while records flow and while none do.
 const TOPICS_INTERVAL_BUSY: Duration = Duration::from_secs(1);
 const TOPICS_INTERVAL_IDLE: Duration = Duration::from_secs(10);
+/// How often what is in the database is compared with what we believe of it.
+const STANDINGS_INTERVAL: Duration = Duration::from_secs(10);
 /// The wait after a poll that failed.
 const FAILED_POLL_PAUSE: Duration = Duration::from_millis(100);
 /// How long something in a log may be unreadable.
@@ -107,6 +109,7 @@ struct Consumer<'a> {
     // What is to be read: names and patterns.
     selection: Topics,
     assignment: AssignmentMode,
+    on_gap: OnGap,
     // What is subscribed to.
     topics: BTreeSet<Arc<str>>,
     names_looked_at: Instant,
@@ -125,6 +128,7 @@ struct Consumer<'a> {
     cluster_id: Option<String>,
     topics_checked_at: Instant,
     records_since_check: bool,
+    standings_asked_at: Instant,
     missing_since: Option<Instant>,
     grace: Duration,
     committed_at: Instant,
@@ -159,6 +163,7 @@ impl<'a> Consumer<'a> {
             flow: Arc::new(Mutex::new(flow)),
             selection: config.topics.clone(),
             assignment: config.kafka.assignment.clone(),
+            on_gap: config.kafka.on_gap,
             topics: wiring.topics.into_keys().collect(),
             names_looked_at: Instant::now(),
             absent: BTreeSet::new(),
@@ -175,6 +180,7 @@ impl<'a> Consumer<'a> {
             cluster_id: None,
             topics_checked_at: Instant::now(),
             records_since_check: false,
+            standings_asked_at: Instant::now(),
             missing_since: None,
             grace: config.schema.grace,
             committed_at: Instant::now(),
@@ -221,6 +227,7 @@ impl<'a> Consumer<'a> {
         self.check_claimed()?;
         self.watch_topics()?;
         self.follow_patterns()?;
+        self.watch_standings();
         self.hold_or_release();
         self.commit_offsets();
         if self.has_reached_ends() {
@@ -307,6 +314,14 @@ impl<'a> Consumer<'a> {
         self.compare_ids(&states)?;
         self.away_is_none(|this| this.source.partitions_added(&states))?;
         Ok(())
+    }
+
+    /// Notices positions that were moved beneath us while there was nothing to write.
+    fn watch_standings(&mut self) {
+        if self.standings_asked_at.elapsed() >= STANDINGS_INTERVAL {
+            self.standings_asked_at = Instant::now();
+            locked(&self.flow).ask_standings();
+        }
     }
 
     /// Stops fetching while the writers are behind, and goes on when they have caught up.

@@ -1,7 +1,8 @@
 //! PostgreSQL: where rows, dead letters and offsets become durable together.
 //!
 //! The only place that names the PostgreSQL client, the pool and TLS; none of their types leave it. `sink` is a
-//! writer's connection, `ledger` the claims, `letters` the dead letters, `schema` and `validate` the tables. Below them, `pool` limits the number of
+//! writer's connection, `ledger` the claims, `letters` the dead letters, `reset` positions moved by hand,
+//! `schema` and `validate` the tables. Below them, `pool` limits the number of
 //! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
 
 pub mod binary;
@@ -14,6 +15,7 @@ mod letters;
 mod names;
 mod pool;
 mod reaper;
+mod reset;
 pub mod schema;
 mod session;
 mod sink;
@@ -24,6 +26,7 @@ mod wire;
 
 pub use ledger::PostgresLedger;
 pub use letters::{PostgresLetters, Written};
+pub use reset::Reset;
 pub use schema::{InitFailure, InitOutcome};
 pub use sink::PostgresSink;
 pub use validate::Finding;

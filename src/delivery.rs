@@ -65,6 +65,11 @@ pub struct Committable {
 }
 
 impl Committable {
+    /// Called after a person's decision was committed in the database.
+    pub(crate) fn decided(offsets: BTreeMap<TopicPartition, NextOffset>) -> Self {
+        Committable { offsets }
+    }
+
     /// The offsets by partition.
     pub fn offsets(&self) -> &BTreeMap<TopicPartition, NextOffset> {
         &self.offsets
@@ -152,6 +157,12 @@ impl Tracker {
     /// Up to where a partition is durable; `None` if it isn't followed.
     pub fn durable(&self, partition: &TopicPartition) -> Option<NextOffset> {
         self.followed.get(partition).map(|followed| followed.durable)
+    }
+
+    /// The claim under which a partition is followed, and up to where it is durable, unless something of it is in flight.
+    pub fn at_rest(&self, partition: &TopicPartition) -> Option<(Epoch, NextOffset)> {
+        let followed = self.followed.get(partition)?;
+        (!self.is_in_flight(std::slice::from_ref(partition))).then_some((followed.epoch, followed.durable))
     }
 
     /// What Kafka can be told since the last call; `None` if nothing has moved.

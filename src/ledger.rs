@@ -8,6 +8,7 @@ use crate::fault::Failure;
 use crate::record::{NextOffset, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Which log is followed: the cluster's and the topic's identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,10 @@ pub trait Ledger {
     /// Claims partitions, making the row where there is none yet.
     fn claim_or_start(&mut self, starts: &[Start]) -> Result<Vec<Claim>, Failure>;
 
+    /// Goes on at `to`, beyond records that can't be read any more, and records the gap in the same transaction. `false`
+    /// if the claim or its position does not hold any more.
+    fn jump(&mut self, claim: &Claim, to: NextOffset) -> Result<bool, Failure>;
+
     /// Where every partition of these topics stands, whoever owns it.
     fn next_offsets(&mut self, topics: &[Arc<str>]) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure>;
 
@@ -115,6 +120,12 @@ pub enum StartFailure {
     Resolve(Stop),
 }
 
+/// The command by which a person decides where reading goes on.
+pub fn reset_command(partition: &TopicPartition, to: impl std::fmt::Display) -> String {
+    let TopicPartition { topic, partition } = partition;
+    format!("stock-db-writer reset --topic {topic} --partition {partition} --to {to}")
+}
+
 /// Stops where the log is not the one that was followed: a topic that was deleted and created again has the same name and another id.
 pub fn same_log(topic: &str, followed: &LogIdentity, now: &LogIdentity) -> Result<(), Stop> {
     let differ = |a: Option<String>, b: Option<String>| a.is_some() && b.is_some() && a != b;
@@ -130,9 +141,38 @@ pub fn same_log(topic: &str, followed: &LogIdentity, now: &LogIdentity) -> Resul
         ExitCode::DataNeedsDecision,
         format!(
             "topic {topic:?}: {what} (id {}, was {}), so the offsets in the database are not those of its log; to start \
-             over with it, delete the topic's rows from writer_offsets",
+             over with it: stock-db-writer reset --topic {topic} --to earliest",
             is.unwrap_or_default(),
             was.unwrap_or_default()
         ),
     ))
+}
+
+/// How long a position beyond the log's end may be a follower's lag after a failover.
+pub const AHEAD_MAX: Duration = Duration::from_secs(30);
+
+/// Kafka has deleted what was not read.
+pub fn below_log_start(partition: &TopicPartition, next: NextOffset, start: NextOffset) -> Stop {
+    Stop::new(
+        ExitCode::DataNeedsDecision,
+        format!(
+            "partition {partition}: the database is at offset {next}, but the log starts at {start}: records {next} to \
+             {} are gone from Kafka; to go on without them: {} (or set kafka.on_gap = \"record\")",
+            start.0 - 1,
+            reset_command(partition, "earliest")
+        ),
+    )
+}
+
+/// The log is shorter than what was read of it.
+pub fn was_truncated(partition: &TopicPartition, next: NextOffset, end: NextOffset) -> Stop {
+    Stop::new(
+        ExitCode::DataNeedsDecision,
+        format!(
+            "partition {partition}: the database is at offset {next}, but the log ends at {end}, or did for a while: it was \
+             truncated, and what stands in the database from {end} on is not what Kafka holds there now; decide what to \
+             do about those rows, then go on at its end: {}",
+            reset_command(partition, end)
+        ),
+    )
 }

@@ -34,6 +34,7 @@ pub mod work;
 // Promises.
 pub mod delivery;
 pub mod ledger;
+pub mod reset;
 pub mod sink;
 pub mod source;
 

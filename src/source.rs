@@ -141,6 +141,10 @@ pub trait Source {
     /// Tells Kafka what is durable, for those who watch the group's lag. Never read to decide where to start.
     fn commit_offsets(&mut self, committable: &Committable) -> Result<(), SourceFault>;
 
+    /// The same for one that is no member: an administrator, who moves a group that has none. A group that has members
+    /// refuses it.
+    fn commit_from_outside(&mut self, committable: &Committable) -> Result<(), SourceFault>;
+
     /// Since when no broker has answered.
     fn away_since(&self) -> Option<Instant>;
 

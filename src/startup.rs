@@ -7,7 +7,7 @@ use crate::config::{Config, Manage};
 use crate::database::{Database, InitFailure, InitOutcome};
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
-use crate::ledger::{Ledger, LogIdentity, Pipeline, Start, StartFailure};
+use crate::ledger::{AHEAD_MAX, Ledger, LogIdentity, Pipeline, Standing, Start, StartFailure, same_log, was_truncated};
 use crate::outage::Outage;
 use crate::record::{NextOffset, StartAt, TopicPartition};
 use crate::shutdown::Shutdown;
@@ -273,6 +273,43 @@ pub fn first_rows(
             Some(stop) if stop.code == ExitCode::ServerAway => kafka.away(&stop)?,
             Some(stop) => return Err(stop.into()),
         }
+        patience.pause()?;
+    }
+}
+
+/// Makes sure that the positions in the database are about the logs that are there: a run to the end of a log that was
+/// replaced, or cut, would have nothing to do and see nothing.
+pub fn check_positions(
+    config: &Config,
+    source: &mut dyn Source,
+    ledger: &mut dyn Ledger,
+    topics: &Topics,
+    outages: (&Outage, &Outage),
+    patience: &mut Patience<'_>,
+) -> Result<(), NotStarted> {
+    let (database, kafka) = outages;
+    let begun = Instant::now();
+    loop {
+        // First: whoever writes at the same time is behind the bounds that are asked for afterwards.
+        let standings = patience.database(database, || ledger.standings())?;
+        let cluster_id = patience.kafka(kafka, config.schema.grace, || source.cluster_id())?;
+        let followed = standings.iter().filter(|standing| topics.contains_key(&standing.partition.topic));
+        let followed: Vec<&Standing> = followed.collect();
+        for Standing { partition, identity, .. } in &followed {
+            let topic_id = topics[&partition.topic].topic_id;
+            same_log(&partition.topic, identity, &LogIdentity { cluster_id: cluster_id.clone(), topic_id })?;
+        }
+        let partitions: Vec<_> = followed.iter().map(|standing| standing.partition.clone()).collect();
+        let bounds = patience.kafka(kafka, config.schema.grace, || source.bounds(&partitions))?;
+        let is_ahead = |standing: &&&Standing| {
+            bounds.get(&standing.partition).is_some_and(|bounds| standing.next > bounds.high_watermark)
+        };
+        let Some(Standing { partition, next, .. }) = followed.iter().find(is_ahead) else { return Ok(()) };
+        let end = bounds[partition].high_watermark;
+        if begun.elapsed() > AHEAD_MAX {
+            return Err(was_truncated(partition, *next, end).into());
+        }
+        log::debug!("partition={partition} next_offset={next} is beyond the log's end {end}, asking again");
         patience.pause()?;
     }
 }

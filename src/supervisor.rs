@@ -162,6 +162,7 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         return Ok(Ended::ReachedEnds);
     }
     let ends = if bounded {
+        startup::check_positions(config, source.as_mut(), &mut ledger, &topics, outages, &mut patience)?;
         let partitions = startup::partitions(config, &topics);
         Some(patience.kafka(&kafka, config.schema.grace, || startup::ends(source.as_mut(), &partitions))?)
     } else {

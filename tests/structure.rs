@@ -28,6 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("stats", &["work"]),
     ("sink", &["batch", "fault", "lane", "record", "work"]),
     ("ledger", &["batch", "exit", "fault", "record"]),
+    ("reset", &["ledger", "record"]),
     ("delivery", &["batch", "lane", "record", "sink"]),
     ("source", &["batch", "config", "delivery", "exit", "record"]),
     (
@@ -44,6 +45,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "ledger",
             "record",
             "redrive",
+            "reset",
             "row",
             "sift",
             "sink",
@@ -109,6 +111,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "database",
             "dead_letters",
             "decode",
+            "delivery",
             "exit",
             "explain",
             "fault",
@@ -118,6 +121,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "progress",
             "record",
             "redrive",
+            "reset",
             "row",
             "shutdown",
             "sink",
@@ -125,7 +129,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "startup",
         ],
     ),
-    ("cli", &["commands", "config", "dead_letters", "exit", "logger", "row", "supervisor"]),
+    ("cli", &["commands", "config", "dead_letters", "exit", "logger", "reset", "row", "supervisor"]),
 ];
 
 /// Which places may name a foreign library. tokio is there where a client's interface is made of its types.

@@ -26,6 +26,8 @@ pub struct Kafka {
     pub start_at: StartAt,
     /// Whether records of open and aborted transactions are read.
     pub isolation: Isolation,
+    /// What happens where Kafka has deleted records that were not read.
+    pub on_gap: OnGap,
     /// A larger value becomes a dead letter, in bytes.
     pub message_bytes_max: usize,
     /// How long a classic group waits for a silent member.
@@ -106,6 +108,15 @@ pub enum Isolation {
     ReadUncommitted,
 }
 
+/// `kafka.on_gap`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnGap {
+    /// A person decides.
+    Stop,
+    /// It is recorded, and reading goes on at the oldest record that is there.
+    Record,
+}
+
 /// `[kafka.tls]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaTls {
@@ -147,7 +158,7 @@ pub enum SaslMechanism {
 }
 
 pub(super) fn read(reader: &mut Reader) -> Kafka {
-    reader.only("kafka.on_gap", "stop");
+    let gaps = [("stop", OnGap::Stop), ("record", OnGap::Record)];
     let protocols =
         [("auto", GroupProtocol::Auto), ("classic", GroupProtocol::Classic), ("consumer", GroupProtocol::Consumer)];
     let isolations = [("read_committed", Isolation::ReadCommitted), ("read_uncommitted", Isolation::ReadUncommitted)];
@@ -161,6 +172,7 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
         instance_id: reader.get("kafka.instance_id", text).filter(|id| !id.is_empty()),
         start_at: reader.get("kafka.start_at", start_at).unwrap_or(StartAt::Earliest),
         isolation: reader.get("kafka.isolation", one_of(&isolations)).unwrap_or(Isolation::ReadCommitted),
+        on_gap: reader.get("kafka.on_gap", one_of(&gaps)).unwrap_or(OnGap::Stop),
         message_bytes_max: reader.get("kafka.max_message_bytes", size(1, 1 << 30)).unwrap_or(8 << 20),
         session_timeout: reader
             .get("kafka.session_timeout_ms", millis(1_000, 1_800_000))

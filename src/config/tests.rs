@@ -468,7 +468,6 @@ fn a_client_that_is_not_built_in_is_refused_by_name() {
 #[test]
 fn what_this_version_does_not_build_is_refused_by_name() {
     for (text, key, named) in [
-        ("[kafka]\non_gap = \"record\"", "kafka.on_gap", "\"stop\""),
         ("[kafka.tls]\nverify = false", "kafka.tls.verify", "protects from nobody"),
         ("[kafka.sasl]\nmechanism = \"OAUTHBEARER\"", "kafka.sasl.mechanism", "OAUTHBEARER"),
         ("[metrics]\nlisten = \"127.0.0.1:9464\"", "metrics.listen", "leave it empty"),

@@ -10,7 +10,7 @@ use crate::delivery::{Discard, Dispatch, Settlement, Tracker};
 use crate::exit::{ExitCode, Stop};
 use crate::fault::Fault;
 use crate::lane::Seq;
-use crate::ledger::Claim;
+use crate::ledger::{Claim, Standing};
 use crate::record::{NextOffset, TopicPartition};
 use crate::source::Assignment;
 use crate::writer::Shared;
@@ -55,6 +55,9 @@ pub(super) struct Ownership {
     fenced: Backoff,
 }
 
+/// Under which claim partitions are read, and up to where they are durable.
+type Believed = BTreeMap<TopicPartition, (Epoch, NextOffset)>;
+
 /// The state.
 pub(super) struct Flow {
     pub batcher: Batcher,
@@ -91,6 +94,8 @@ pub(super) struct Flow {
     claim_backoff: Backoff,
     progress_open: Option<Ticket>,
     barrier_open: Option<Ticket>,
+    // With what we believed when we asked.
+    standings_open: Option<(Ticket, Believed)>,
     unusable_since: Option<Instant>,
 }
 
@@ -129,6 +134,7 @@ impl Flow {
             claim_backoff,
             progress_open: None,
             barrier_open: None,
+            standings_open: None,
             unusable_since: None,
         }
     }
@@ -322,6 +328,45 @@ impl Flow {
         }
     }
 
+    /// Asks whether what is read stands where we believe. A worker that has nothing to write would never find out.
+    pub fn ask_standings(&mut self) {
+        let reading = self.reading();
+        let at_rest =
+            |partition: TopicPartition| self.tracker.at_rest(&partition).map(|believed| (partition, believed));
+        let believed: Believed = reading.into_iter().filter_map(at_rest).collect();
+        if self.standings_open.is_none() && !believed.is_empty() {
+            self.standings_open = self.claims.ask(Question::Standings).map(|ticket| (ticket, believed));
+        }
+    }
+
+    /// Compares what was believed, where it is still, with what is true.
+    fn compare(&mut self, believed: &Believed, standings: &[Standing]) {
+        let (mut moved, mut fenced) = (false, Vec::new());
+        for Standing { partition, next, epoch, owner, .. } in standings {
+            let Some(then) = believed.get(partition).filter(|then| self.tracker.at_rest(partition) == Some(**then))
+            else {
+                continue;
+            };
+            if *epoch > then.0 {
+                let owner = owner.as_deref().unwrap_or("nobody");
+                log::warn!(
+                    "fenced partition={partition} owner={owner} epoch={}: it was claimed or moved while nothing came",
+                    epoch.0
+                );
+                fenced.push(partition.clone());
+            } else if (*epoch, *next) != *then {
+                log::warn!("rewind partition={partition} next_offset={next}, was {}", then.1);
+                moved = true;
+            }
+        }
+        if moved || !fenced.is_empty() {
+            self.start_over();
+        }
+        if !fenced.is_empty() {
+            self.fenced(&fenced);
+        }
+    }
+
     /// Asks for earlier commits to be made durable; the answer comes into `barrier`.
     pub fn ask_barrier(&mut self) {
         if self.barrier_open.is_none() {
@@ -359,6 +404,10 @@ impl Flow {
         } else if self.barrier_open == Some(ticket) {
             self.barrier_open = None;
             self.barrier = Some(answer.is_ok());
+        } else if let Some((_, believed)) = self.standings_open.take_if(|(open, _)| *open == ticket) {
+            if let Ok(Answer::Standings(standings)) = answer {
+                self.compare(&believed, &standings);
+            }
         } else if self.claim_open == Some(ticket) {
             self.claim_open = None;
             self.take_claims(ticket, answer.ok());
@@ -380,6 +429,8 @@ impl Flow {
                 }
                 None
             }
+            // Claimed again, it is known where it stands.
+            Some(Answer::Jumped) => Some(now),
             _ => Some(now + self.claim_backoff.next_delay()),
         };
         for ownership in self.owned.values_mut() {

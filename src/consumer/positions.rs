@@ -5,16 +5,14 @@
 use super::Consumer;
 use super::flow::{Phase, locked};
 use crate::claimer::Question;
-use crate::exit::{ExitCode, Stop};
-use crate::ledger::{Claim, LogIdentity, Start, same_log};
-use crate::record::{NextOffset, TopicPartition};
+use crate::config::OnGap;
+use crate::exit::Stop;
+use crate::ledger::{AHEAD_MAX, Claim, LogIdentity, Start, below_log_start, same_log, was_truncated};
+use crate::record::TopicPartition;
 use crate::source::{Bounds, SourceFault, TopicState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long a position beyond the log's end may be a follower's lag after a failover.
-const AHEAD_MAX: Duration = Duration::from_secs(30);
 
 impl Consumer<'_> {
     /// Asks for claims. Partitions without a row were added to their topic; they start at their oldest record.
@@ -72,13 +70,21 @@ impl Consumer<'_> {
                 same_log(&claim.partition.topic, &claim.identity, now)?;
             }
             if claim.next < bounds.start {
-                return Err(below_log_start(&claim, bounds));
+                match self.on_gap {
+                    OnGap::Stop => return Err(below_log_start(&claim.partition, claim.next, bounds.start)),
+                    OnGap::Record => {
+                        let (partition, start) = (claim.partition.clone(), bounds.start);
+                        // Where another question is open, it is asked in a later turn.
+                        locked(&self.flow).ask_for(vec![partition], Question::Jump(claim, start));
+                    }
+                }
+                continue;
             }
             // The log may have grown past our position again, with other records.
             if let Some(cut) = locked(&self.flow).cut.remove(&claim.partition)
                 && cut < claim.next
             {
-                return Err(was_truncated(&claim, cut));
+                return Err(was_truncated(&claim.partition, claim.next, cut));
             }
             if claim.next > bounds.high_watermark {
                 self.is_ahead(&claim, bounds)?;
@@ -163,7 +169,7 @@ impl Consumer<'_> {
         let Claim { partition, next, .. } = claim;
         let end = bounds.high_watermark;
         match ahead_since {
-            Some(since) if since.elapsed() > AHEAD_MAX => Err(was_truncated(claim, end)),
+            Some(since) if since.elapsed() > AHEAD_MAX => Err(was_truncated(partition, *next, end)),
             Some(_) => {
                 self.check_later(std::slice::from_ref(partition), None);
                 Ok(())
@@ -198,29 +204,4 @@ impl Consumer<'_> {
             Err(fault) => log::debug!("reading the group's offsets: {fault}"),
         }
     }
-}
-
-fn below_log_start(claim: &Claim, bounds: &Bounds) -> Stop {
-    let Claim { partition, next, .. } = claim;
-    let start = bounds.start;
-    Stop::new(
-        ExitCode::DataNeedsDecision,
-        format!(
-            "partition {partition}: the database is at offset {next}, but the log starts at {start}: records {next} to \
-             {} are gone from Kafka; accept the loss by setting its next_offset in writer_offsets to {start}",
-            start.0 - 1
-        ),
-    )
-}
-
-fn was_truncated(claim: &Claim, end: NextOffset) -> Stop {
-    let Claim { partition, next, .. } = claim;
-    Stop::new(
-        ExitCode::DataNeedsDecision,
-        format!(
-            "partition {partition}: the database is at offset {next}, but the log ends at {end}, or did for a while: it was \
-             truncated, and what stands in the database from {end} on is not what Kafka holds there now; decide what to \
-             do about it, then set next_offset in writer_offsets"
-        ),
-    )
 }

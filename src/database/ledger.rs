@@ -27,6 +27,7 @@ const LOCK_CHECK_MAX: Duration = Duration::from_secs(10);
 pub struct PostgresLedger {
     pool: Pool,
     offsets: Table,
+    gaps: Table,
     // Otherwise the session is told to.
     commits_synchronously: bool,
     pipeline: String,
@@ -46,10 +47,11 @@ impl PostgresLedger {
         owner: String,
         call_max: Duration,
     ) -> Self {
-        let offsets = names.offsets.clone();
+        let (offsets, gaps) = (names.offsets.clone(), names.gaps.clone());
         PostgresLedger {
             pool,
             offsets,
+            gaps,
             commits_synchronously,
             pipeline,
             owner,
@@ -240,6 +242,27 @@ impl Ledger for PostgresLedger {
         let (pipeline, owner) = (self.pipeline.clone(), Some(self.owner.clone()));
         let rows = self.call(DOING, |client| client.query(&sql, &columns.parameters(&pipeline, &owner)))?;
         read_all(DOING, &rows, claim)
+    }
+
+    fn jump(&mut self, claim: &Claim, to: NextOffset) -> Result<bool, Failure> {
+        let Claim { partition, epoch, next, .. } = claim;
+        let sql = format!(
+            "WITH moved AS (\
+               UPDATE {} SET next_offset = $6, updated_at = now() \
+               WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5 \
+               RETURNING pipeline, topic, partition) \
+             INSERT INTO {} AS g (pipeline, topic, partition, from_offset, to_offset, reason, decided_by) \
+             SELECT pipeline, topic, partition, $5, $6, 'retention', 'kafka.on_gap, ' || $7::text FROM moved \
+             ON CONFLICT (pipeline, topic, partition, from_offset) DO UPDATE SET \
+               to_offset = EXCLUDED.to_offset, reason = EXCLUDED.reason, decided_by = EXCLUDED.decided_by, at = now()",
+            self.offsets, self.gaps
+        );
+        let (pipeline, owner) = (self.pipeline.clone(), self.owner.clone());
+        let (topic, number) = (&*partition.topic, partition.partition);
+        let recorded = self.call("recording a gap", |client| {
+            client.execute(&sql, &[&pipeline, &topic, &number, &epoch.0, &next.0, &to.0, &owner])
+        })?;
+        Ok(recorded == 1)
     }
 
     fn next_offsets(&mut self, topics: &[Arc<str>]) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure> {

@@ -134,6 +134,10 @@ impl Source for Cluster {
         panic!("nothing is ever committed")
     }
 
+    fn commit_from_outside(&mut self, _: &Committable) -> Result<(), SourceFault> {
+        panic!("nothing is ever committed")
+    }
+
     fn committed_offsets(&mut self, _: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
         panic!("the group does not matter")
     }

@@ -661,9 +661,9 @@ impl Source for KafkaSource {
             StartAt::Earliest => Ok(bounds[partition].start),
             StartAt::Latest => Ok(bounds[partition].high_watermark),
             StartAt::KafkaGroup => Ok(committed.get(partition).copied().unwrap_or(bounds[partition].start)),
-            StartAt::TimeMs(_) => Err(SourceFault::Config(
-                "kafka.start_at: client = \"kafka\" can't look for a time; use client = \"krafka\"".to_owned(),
-            )),
+            StartAt::TimeMs(_) => {
+                Err(SourceFault::Config("client = \"kafka\" can't look for a time; use client = \"krafka\"".to_owned()))
+            }
         };
         partitions.iter().map(|partition| Ok((partition.clone(), start(partition)?))).collect()
     }
@@ -806,6 +806,11 @@ impl Source for KafkaSource {
             let offsets = offsets.iter().map(|(p, next)| CommitOffset::new(&p.topic, p.partition, *next));
             room.client.commit_offsets(&group, offsets)
         })
+    }
+
+    fn commit_from_outside(&mut self, committable: &Committable) -> Result<(), SourceFault> {
+        // It is no member anyway.
+        self.commit_offsets(committable)
     }
 
     fn away_since(&self) -> Option<Instant> {

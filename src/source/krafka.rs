@@ -55,6 +55,8 @@ const POLL_CUT_MAX: Duration = Duration::from_secs(30);
 const POLL_RECORDS_MAX: i32 = 5000;
 const PARTITION_FETCH_BYTES: i32 = 512 << 10;
 const FETCH_BYTES_MAX: i32 = 8 << 20;
+/// What the client says where a broker has answered -1, under a code that brokers use for something else.
+const NO_OFFSET: &str = "the broker reported no offset for this spec";
 /// READ among a topic's authorized operations: bit 3, by the number of Kafka's `AclOperation`.
 const OPERATION_READ: i32 = 1 << 3;
 
@@ -187,14 +189,18 @@ impl KrafkaSource {
 
     /// Tells the group what is durable.
     fn tell(&mut self, committable: &Committable) -> Result<(), SourceFault> {
+        // Without a membership the consumer's own commit says Ok and stores nothing.
+        if self.config.assignment != AssignmentMode::Group {
+            return self.tell_from_outside(committable);
+        }
         let consumer = self.consumer()?;
         let offsets = committable.offsets().iter();
-        if self.config.assignment == AssignmentMode::Group {
-            let offsets: Vec<_> = offsets.map(|(p, next)| (wire(p), OffsetAndMetadata::new(next.0))).collect();
-            return self.runtime.block_on(within(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)));
-        }
-        // Without a membership the consumer's own commit says Ok and stores nothing.
-        let offsets: Vec<_> = offsets.map(|(partition, next)| (wire(partition), next.0)).collect();
+        let offsets: Vec<_> = offsets.map(|(p, next)| (wire(p), OffsetAndMetadata::new(next.0))).collect();
+        self.runtime.block_on(within(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)))
+    }
+
+    fn tell_from_outside(&mut self, committable: &Committable) -> Result<(), SourceFault> {
+        let offsets: Vec<_> = committable.offsets().iter().map(|(p, next)| (wire(p), next.0)).collect();
         let options = AlterConsumerGroupOffsetsOptions::default().timeout(COMMIT_TIMEOUT);
         let call = self.admin.alter_consumer_group_offsets(self.config.group.as_str(), offsets, options);
         let answers = self.runtime.block_on(within(COMMIT_TIMEOUT, call))?;
@@ -212,6 +218,11 @@ impl KrafkaSource {
         let listed = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.list_offsets(specs, options)))?;
         let mut offsets = BTreeMap::new();
         for (partition, offset) in listed {
+            // The client's word for the broker's -1: no record is as young.
+            if matches!(&offset, Err(KrafkaError::Broker { message, .. }) if message == NO_OFFSET) {
+                offsets.insert(ours(&partition), -1);
+                continue;
+            }
             match offset.map_err(fault) {
                 Ok(offset) => {
                     offsets.insert(ours(&partition), offset.offset);
@@ -502,6 +513,10 @@ impl Source for KrafkaSource {
             self.note_away(message);
         }
         told
+    }
+
+    fn commit_from_outside(&mut self, committable: &Committable) -> Result<(), SourceFault> {
+        self.tell_from_outside(committable)
     }
 
     fn away_since(&self) -> Option<Instant> {

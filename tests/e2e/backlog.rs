@@ -152,6 +152,24 @@ fn holes_that_compaction_left_are_passed_over_at_the_end_too() {
     assert_eq!((at.records_total, at.records_skipped), (300, 0), "what is gone is not counted");
 }
 
+/// A quiet partition has no record that is as young.
+#[test]
+fn a_new_pipeline_can_start_at_a_time() {
+    let stage = Stage::with_configs("start_time", 3, &[("retention.ms", "-1")]);
+    let record = |partition: i32, id: i64| {
+        let time_ms = (producer::FIRST_TIME + id) * 1000;
+        Record::new(stage.topic.as_str(), producer::quote(id)).partition(partition).timestamp(time_ms)
+    };
+    let (old, new) = (stage.take_in_vain(40), stage.take(60));
+    let older = old.clone().map(|id| record(0, id)).chain(old.map(|id| record(1, id)));
+    producer::send(older.chain(new.map(|id| record(1, id))).collect());
+    // The time of the record with number 41.
+    let invocation = stage.invocation().set("kafka.start_at", "2023-11-14T22:14:01Z");
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    stage.assert_exactly_once();
+    assert_eq!(stage.standings(&stage.topic)[&1].records_total, 60);
+}
+
 #[test]
 fn a_new_pipeline_can_start_at_the_end() {
     let stage = Stage::new("latest", 2);

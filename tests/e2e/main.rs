@@ -19,5 +19,6 @@ mod outages;
 mod patterns;
 mod positions;
 mod refused;
+mod reset;
 mod selfcheck;
 mod shapes;

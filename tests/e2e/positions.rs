@@ -1,7 +1,7 @@
 //! Positions that do not fit the log are noticed, and never guessed away.
 
 use crate::harness::producer::{self, Feeder};
-use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually, servers};
+use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually, random, servers};
 use std::time::Duration;
 
 /// Ends with 65; the cause names these.
@@ -77,7 +77,10 @@ fn a_position_past_the_end_of_the_log_is_not_rewound() {
         stage.execute(&format!("DROP SCHEMA {0} CASCADE; CREATE SCHEMA {0}", stage.name));
         invocation.output(&["run", "--until-end"]).expect_code(0);
         stage.execute("UPDATE writer_offsets SET next_offset = 777123 WHERE partition = 1");
-        assert_needs_decision(invocation.start(&["run"]), &["777123", "500"]);
+        let command = format!("stock-db-writer reset --topic {} --partition 1 --to 500", stage.topic);
+        for arguments in [&["run"][..], &["run", "--until-end"]] {
+            assert_needs_decision(invocation.start(arguments), &["777123", "500", &command]);
+        }
         let at = stage.standings(&stage.topic)[&1].next_offset;
         assert_eq!(at, 777_123, "the position is left for a person to decide about");
     }
@@ -91,7 +94,8 @@ fn a_position_before_the_start_of_the_log_is_no_silent_jump() {
     stage.produce(1_000);
     broker::delete_records(&stage.topic, 0, 813);
     for arguments in [&["run"][..], &["run", "--until-end"]] {
-        assert_needs_decision(stage.invocation().start(arguments), &["500", "813"]);
+        let command = format!("stock-db-writer reset --topic {} --partition 0 --to earliest", stage.topic);
+        assert_needs_decision(stage.invocation().start(arguments), &["500", "813", &command]);
     }
     assert_eq!(stage.standings(&stage.topic)[&0].next_offset, 500);
 }
@@ -113,6 +117,104 @@ fn records_deleted_ahead_of_a_running_worker_are_no_silent_jump() {
     assert_eq!(output.code, 65, "{at:?} {}", output.stderr);
     assert_eq!(at.next_offset, at.records_total, "no record was jumped over");
     println!("{}", output.cause());
+}
+
+/// What is in `writer_gaps`: partition, from, to, who decided.
+fn gaps(stage: &Stage) -> Vec<(i32, i64, i64, String)> {
+    let rows = stage.database().query(
+        "SELECT partition, from_offset, to_offset, reason || ': ' || split_part(decided_by, ',', 1) \
+         FROM writer_gaps ORDER BY 1, 2",
+        &[],
+    );
+    let gap = |row: &postgres::Row| (row.get(0), row.get(1), row.get(2), row.get(3));
+    rows.expect("PostgreSQL answers").iter().map(gap).collect()
+}
+
+fn a_gap_is_recorded(stage: &Stage, invocation: &Invocation) {
+    let decided = || "retention: kafka.on_gap".to_owned();
+    let invocation = invocation.clone().set("kafka.on_gap", "record");
+    // One record a number: those of partition 0 are the first half.
+    producer::produce(&stage.topic, 2, stage.take(1_000));
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    let lost = stage.take_in_vain(800);
+    producer::produce(&stage.topic, 2, lost);
+    broker::delete_records(&stage.topic, 0, 900);
+    broker::delete_records(&stage.topic, 1, 900);
+    producer::produce(&stage.topic, 2, stage.take(100));
+    let check = invocation.output(&["check"]).expect_code(0);
+    assert!(check.stdout.contains("Kafka has deleted records from 500 on"), "{}", check.stdout);
+    let output = invocation.output(&["run", "--until-end"]).expect_code(0);
+    let said = |partition: i32| format!("gap partition={}/{partition} from_offset=500 to_offset=900", stage.topic);
+    assert!((0..2).all(|partition| output.stderr.contains(&said(partition))), "{}", output.stderr);
+    assert_eq!(gaps(stage), [(0, 500, 900, decided()), (1, 500, 900, decided())]);
+    stage.assert_exactly_once();
+}
+
+#[test]
+fn a_gap_is_recorded_where_that_is_what_the_configuration_says() {
+    let stage = Stage::new("on_gap", 2);
+    a_gap_is_recorded(&stage, &stage.invocation());
+}
+
+#[test]
+fn a_gap_is_recorded_by_the_old_client() {
+    let stage = Stage::old("on_gap", 2);
+    a_gap_is_recorded(&stage, &stage.invocation_of_old());
+}
+
+/// Killed at any moment of it, the gap and the jump are both there, or neither.
+#[test]
+fn kill_9_around_a_gap_leaves_no_jump_without_its_row() {
+    let stage = Stage::new("on_gap_killed", 1);
+    let invocation = stage.invocation_of_all().set("kafka.on_gap", "record");
+    let mut random = random(&stage.name);
+    let mut n_killed_before = 0;
+    for round in 1..=12_i64 {
+        stage.produce(50);
+        invocation.output(&["run", "--until-end"]).expect_code(0);
+        let before = stage.standings(&stage.topic)[&0].next_offset;
+        producer::produce(&stage.topic, 1, stage.take_in_vain(50));
+        broker::delete_records(&stage.topic, 0, before + 50);
+        let worker = invocation.start(&["run"]);
+        std::thread::sleep(Duration::from_millis(random.u64(20..250)));
+        worker.kill9();
+        let (at, n_gaps) = (stage.standings(&stage.topic)[&0].next_offset, gaps(&stage).len() as i64);
+        assert_eq!((at == before, at == before + 50), (n_gaps < round, n_gaps == round), "{at} {before} {n_gaps}");
+        n_killed_before += i64::from(at == before);
+    }
+    println!("killed before: {n_killed_before}");
+    stage.produce(10);
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    assert_eq!(gaps(&stage).len(), 12);
+    stage.assert_exactly_once();
+}
+
+/// Retention is the only loss that may be recorded.
+#[test]
+fn a_cut_log_or_another_topic_still_needs_a_decision_where_gaps_are_recorded() {
+    let stage = Stage::new("on_gap_other", 2);
+    let invocation = stage.invocation().set("kafka.on_gap", "record");
+    stage.produce(1_000);
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    stage.execute("UPDATE writer_offsets SET next_offset = 900 WHERE partition = 0");
+    assert_needs_decision(invocation.start(&["run"]), &["900", "500"]);
+    stage.execute("UPDATE writer_offsets SET next_offset = 500, topic_id = gen_random_uuid() WHERE partition = 0");
+    assert_needs_decision(invocation.start(&["run"]), &["deleted and created again", "reset --topic"]);
+    assert_eq!(gaps(&stage), []);
+}
+
+#[test]
+fn a_group_offset_ahead_of_the_database_is_said_and_overwritten() {
+    let stage = Stage::new("group_ahead", 1);
+    stage.produce(1_000);
+    let invocation = stage.invocation().set("kafka.group_protocol", "classic");
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    restore(&stage, 300);
+    let output = invocation.output(&["run", "--until-end"]).expect_code(0);
+    let said = format!("partition={}/0 next_offset=300 group_offset=1000", stage.topic);
+    assert!(output.stderr.contains(&said), "{}", output.stderr);
+    stage.assert_exactly_once();
+    assert_eq!(broker::group_offsets(&stage.name, &stage.topic)[&0], 1_000);
 }
 
 /// Puts the tables back to where they were at `offset` of the only partition, as a restored backup would.

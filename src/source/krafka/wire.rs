@@ -42,7 +42,7 @@ pub(super) fn fault(error: KrafkaError) -> SourceFault {
         // An undecodable batch: its text names partition and offset, then how this client's API would go on.
         KrafkaError::Protocol { kind, message } if !kind.is_retriable() => SourceFault::Unreadable(format!(
             "{} ({kind:?}): the stored bytes are damaged; restore them from a replica, or go on behind them by \
-                 setting next_offset in writer_offsets",
+                 stock-db-writer reset",
             message.split(';').next().unwrap_or_default()
         )),
         other => SourceFault::Away(other.to_string()),
