@@ -28,16 +28,28 @@ pub fn print_schema(config: &Config) -> Result<(), Stop> {
 
 /// `init`
 pub fn init(config: &Config) -> Result<(), Stop> {
-    let outcome = with_patience(config, |outage, patience| {
+    let (outcome, notes, findings) = with_patience(config, |outage, patience| {
         let database = patience.database(outage, || Database::open(config, &startup::owner_name()))?;
         let outcome = startup::create(&database, outage, patience)?;
         // What was there already may not do.
-        startup::validate(&database, outage, patience)?;
-        Ok(outcome)
+        let findings = patience.database(outage, || database.validate())?;
+        let notes = patience.database(outage, || database.notes())?;
+        Ok((outcome, notes, findings))
     })?;
-    match outcome.made.is_empty() {
-        true => print("everything is there already\n"),
-        false => print(&outcome.made.iter().map(|made| format!("created {made}\n")).collect::<String>()),
+    let mut out: String = outcome.made.iter().map(|made| format!("created {made}\n")).collect();
+    if outcome.made.is_empty() {
+        out.push_str("everything is there already\n");
+    }
+    out.extend(notes.iter().map(|note| format!("note: {note}\n")));
+    out.extend(findings.iter().map(|finding| format!("problem: {}\n", finding.message)));
+    print(&out)?;
+    match findings.first() {
+        None => Ok(()),
+        Some(first) => {
+            let message =
+                format!("the tables are not such that a run works: {} problem(s), listed above", findings.len());
+            Err(Stop::new(first.code, message))
+        }
     }
 }
 
@@ -148,9 +160,8 @@ fn status_table(standings: &[Standing], bounds: &BTreeMap<TopicPartition, Bounds
 
 /// `check`: what patterns match and every finding on stdout, the worst finding as the exit code.
 pub fn check(config: &Config) -> Result<(), Stop> {
-    let mut findings = Vec::new();
-    let standings = check_database(config, &mut findings);
-    let mut notes = Vec::new();
+    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    let standings = check_database(config, &mut findings, &mut notes);
     check_kafka(config, &standings, &mut findings, &mut notes);
     let mut out: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
     for finding in &findings {
@@ -168,9 +179,10 @@ pub fn check(config: &Config) -> Result<(), Stop> {
     }
 }
 
-fn check_database(config: &Config, findings: &mut Vec<Stop>) -> Vec<Standing> {
+fn check_database(config: &Config, findings: &mut Vec<Stop>, notes: &mut Vec<String>) -> Vec<Standing> {
     let found = Database::open(config, &startup::owner_name()).and_then(|database| {
         let mut schema = database.validate()?;
+        notes.extend(database.notes()?);
         // Without the tables there are no offsets to look at.
         let standings = if schema.is_empty() { database.ledger().standings()? } else { Vec::new() };
         // A run makes what is missing.

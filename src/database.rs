@@ -5,7 +5,9 @@
 //! `schema` and `validate` the tables. Below them, `pool` limits the number of
 //! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
 
+mod adopting;
 pub mod binary;
+mod columns;
 mod commit;
 mod connect;
 mod copy;

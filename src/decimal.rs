@@ -97,6 +97,18 @@ impl<'a> Decimal<'a> {
         (self.fraction_digits() - i64::from(self.exponent)).clamp(0, FRACTION_DIGITS_MAX) as u16
     }
 
+    /// How many digits after the point the number needs; below zero where it ends in zeros before the point, and for
+    /// nothing least of all.
+    pub fn decimals(&self) -> i64 {
+        self.last().map_or(i64::MIN, |last| -last)
+    }
+
+    /// How many digits before the point the number needs; below zero where zeros come behind the point, and for nothing
+    /// least of all.
+    pub fn integer_digits(&self) -> i64 {
+        self.top().map_or(i64::MIN, |top| top + 1)
+    }
+
     /// Compares the numbers, whatever their digits: 1.50 is equal to 1.5.
     pub fn cmp_value(&self, other: &Decimal<'_>) -> Ordering {
         match (self.top(), other.top()) {

@@ -21,10 +21,12 @@ pub mod shutdown;
 // Pure steps.
 pub mod batch;
 pub mod brake;
+pub mod capacity;
 pub mod config;
 pub mod dead_letters;
 pub mod decode;
 pub mod explain;
+pub mod fit;
 pub mod lane;
 pub mod redrive;
 pub mod sift;

@@ -10,8 +10,9 @@ use crate::dead_letters::{Letter, LetterId, RefusedRecord};
 use crate::decode::settings::Settings;
 use crate::decode::{Outcome, decode_counted};
 use crate::explain::{counted, value};
+use crate::fit::Fit;
 use crate::record::Record;
-use crate::row::{Class, DeadLetter, Decoded, MetricRow, PriceRow};
+use crate::row::{Class, DeadLetter, Decoded, MetricRow, Origin, PriceRow};
 use std::fmt;
 
 /// What is to be done about a page of letters.
@@ -165,6 +166,36 @@ impl<'a> Plan<'a> {
         match first.record_elements {
             Some(then) if then as u32 != now => self.add_whole(letters, decoded, then, now),
             _ => self.add_elements(letters, decoded),
+        }
+    }
+
+    /// Takes out what the columns of the tables can't hold: it is refused as by the decoder.
+    pub fn fit(&mut self, prices: Option<&Fit>, metrics: Option<&Fit>) {
+        if prices.is_none() && metrics.is_none() {
+            return;
+        }
+        for mut unit in std::mem::take(&mut self.units) {
+            let mut misfits = prices.map(|fit| fit.prices(&unit.prices)).unwrap_or_default();
+            misfits.extend(metrics.map(|fit| fit.metrics(&unit.metrics)).unwrap_or_default());
+            let Some(first) = misfits.first().cloned() else {
+                self.units.push(unit);
+                continue;
+            };
+            let fits = |origin: Origin| misfits.iter().all(|misfit| misfit.origin != origin);
+            unit.prices.retain(|row| fits(row.origin));
+            unit.metrics.retain(|row| fits(row.origin));
+            match &mut unit.anew {
+                // Its healthy elements become rows.
+                Some(anew) if !unit.prices.is_empty() || !unit.metrics.is_empty() => {
+                    anew.refused.extend(misfits);
+                    anew.refused.sort_by_key(|letter| letter.origin);
+                    self.units.push(unit);
+                }
+                _ => self.stays.extend(unit.letters.into_iter().map(|(id, was)| {
+                    let why = Why::Undecodable(first.class, first.reason.clone());
+                    Stay { id, was, why }
+                })),
+            }
         }
     }
 

@@ -72,8 +72,9 @@ pub struct Pieces {
 /// A database as one writer sees it: at most one open transaction.
 pub trait Sink {
     /// Begins a transaction and sends the rows and dead letters. Leaves the transaction open; on an error it is rolled
-    /// back or its connection is given up. What is upserted waits for [`advance`](Self::advance).
-    fn stage(&mut self, work: &Work<'_>) -> Result<(), Failure>;
+    /// back or its connection is given up. What is upserted waits for [`advance`](Self::advance). Rows that the tables'
+    /// columns can't hold become dead letters of the work.
+    fn stage(&mut self, work: &mut Work<'_>) -> Result<(), Failure>;
 
     /// The same piece by piece, until every row is in that PostgreSQL takes; the others become dead letters of the work.
     /// `refusal` is what the rows met when they were last sent, if they are the same still. Asks `go_on` between two

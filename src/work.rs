@@ -76,22 +76,28 @@ impl<'a> Work<'a> {
 
     /// Makes dead letters of rows that PostgreSQL has refused, each with its SQLSTATE.
     pub fn refuse(&mut self, refused: &BTreeMap<Origin, String>) {
+        self.bury(refused.iter().map(|(origin, sqlstate)| DeadLetter {
+            origin: *origin,
+            class: Class::Database,
+            code: sqlstate.clone(),
+            reason: format!("PostgreSQL refused the row with SQLSTATE {sqlstate}"),
+        }));
+    }
+
+    /// Puts dead letters in the place of the rows that they are about.
+    pub fn bury(&mut self, letters: impl IntoIterator<Item = DeadLetter>) {
+        let letters: BTreeMap<Origin, DeadLetter> = letters.into_iter().map(|letter| (letter.origin, letter)).collect();
         let Decoded { prices, metrics, dead_letters } = &mut self.decoded;
-        prices.retain(|row| !refused.contains_key(&row.origin));
-        metrics.retain(|row| !refused.contains_key(&row.origin));
-        for origin in refused.keys() {
+        prices.retain(|row| !letters.contains_key(&row.origin));
+        metrics.retain(|row| !letters.contains_key(&row.origin));
+        for origin in letters.keys() {
             self.fates[origin.record_idx as usize] = Fate::DeadLetter;
         }
         // Another element of the same record may be a row still.
         for origin in prices.iter().map(|row| row.origin).chain(metrics.iter().map(|row| row.origin)) {
             self.fates[origin.record_idx as usize] = Fate::Rows;
         }
-        dead_letters.extend(refused.iter().map(|(origin, sqlstate)| DeadLetter {
-            origin: *origin,
-            class: Class::Database,
-            code: sqlstate.clone(),
-            reason: format!("PostgreSQL refused the row with SQLSTATE {sqlstate}"),
-        }));
+        dead_letters.extend(letters.into_values());
         dead_letters.sort_by_key(|letter| letter.origin);
     }
 

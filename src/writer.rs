@@ -368,6 +368,7 @@ impl<'a> Attempt<'a> {
             Fault::Schema | Fault::Permission => {
                 self.sink.disconnect();
                 let since = *self.unusable_since.get_or_insert_with(Instant::now);
+                let failure = placed(failure, work);
                 if since.elapsed() >= shared.grace {
                     return Err(stop(&failure));
                 }
@@ -425,6 +426,16 @@ impl<'a> Attempt<'a> {
             ),
         )
     }
+}
+
+/// Says where the row came from that a table has no place for.
+fn placed(mut failure: Failure, work: &Work<'_>) -> Failure {
+    if let Some(origin) = failure.origin {
+        let record = work.batch.record(origin.record_idx as usize).1;
+        let place = format!("{}/{} at {}", record.topic, record.partition, record.offset);
+        failure.message.push_str(&format!("; first met with the record of {place}"));
+    }
+    failure
 }
 
 fn stop(failure: &Failure) -> Stop {

@@ -229,9 +229,13 @@ pub fn show(config: &Config, id: &LetterId, full: bool) -> Result<(), Stop> {
         let Some((letter, record)) = desk.ask(|letters| letters.find(id))? else {
             return Err(no_such(config, id).into());
         };
+        let mut plan = Plan::default();
+        let settings = config.topics.settings(&letter.id.partition.topic);
+        plan.add(&record, settings, config.kafka.message_bytes_max);
+        desk.ask(|letters| letters.fit(&mut plan))?;
         let shown = write_letter(&mut out, config, &letter)
             .and_then(|()| write_value(&mut out, &letter, record.payload.as_deref(), full))
-            .and_then(|()| write_today(&mut out, config, &letter, &record));
+            .and_then(|()| write_today(&mut out, config, &letter, &record, &plan));
         shown.and_then(|()| out.flush()).map_err(halt)
     })
 }
@@ -296,7 +300,13 @@ fn write_value(out: &mut impl Write, letter: &Letter, payload: Option<&[u8]>, fu
 }
 
 /// What `explain` and `redrive` would say.
-fn write_today(out: &mut impl Write, config: &Config, letter: &Letter, record: &RefusedRecord) -> io::Result<()> {
+fn write_today(
+    out: &mut impl Write,
+    config: &Config,
+    letter: &Letter,
+    record: &RefusedRecord,
+    plan: &Plan<'_>,
+) -> io::Result<()> {
     let id = &letter.id;
     let settings = config.topics.settings(&id.partition.topic);
     if let (Some(settings), Some(payload)) = (settings, &record.payload) {
@@ -314,8 +324,6 @@ fn write_today(out: &mut impl Write, config: &Config, letter: &Letter, record: &
     if !letter.is_open() {
         return Ok(());
     }
-    let mut plan = Plan::default();
-    plan.add(record, settings, config.kafka.message_bytes_max);
     let unit = plan.units.iter().find(|unit| unit.letters.iter().any(|(other, _)| other == id));
     let stay = plan.stays.iter().find(|stay| stay.id == *id);
     let text = match (unit, stay) {
@@ -403,7 +411,8 @@ fn look(
 ) -> Result<Option<Page>, Failure> {
     let records = letters.look(filter, below, PAGE)?;
     let Some(last) = last_of(&records) else { return Ok(None) };
-    let plan = plan_of(config, &records);
+    let mut plan = plan_of(config, &records);
+    letters.fit(&mut plan)?;
     let n_letters = plan.units.iter().map(|unit| unit.done().count() as u64).sum();
     let n_rows = plan.units.iter().map(|unit| unit.n_rows() as u64).sum();
     let anew = plan.units.iter().flat_map(|unit| unit.stays()).collect();
@@ -427,8 +436,8 @@ fn write(
         }
     }
     let records = letters.take(filter, below, PAGE)?;
-    let plan = plan_of(config, &records);
-    let written = letters.write(&plan)?;
+    let mut plan = plan_of(config, &records);
+    let written = letters.write(&mut plan)?;
     let page = last_of(&records).map(|last| Page { last, written, stays: plan.stays });
     match letters.commit() {
         Ok(()) => Ok(page),

@@ -45,8 +45,12 @@ pub struct Database {
     pub synchronous_commit: bool,
     /// The prices table.
     pub prices: TableName,
+    /// Whether its columns may round.
+    pub prices_round: bool,
     /// The metrics table.
     pub metrics: TableName,
+    /// Whether its columns may round.
+    pub metrics_round: bool,
     /// The schema of the bookkeeping tables.
     pub bookkeeping: String,
 }
@@ -126,7 +130,9 @@ pub(super) fn read(reader: &mut Reader, environment: &Environment) -> Database {
             .get("database.synchronous_commit", one_of(&[("on", true), ("off", false)]))
             .unwrap_or(true),
         prices: table(reader, "prices", "stock_prices"),
+        prices_round: rounds(reader, "prices"),
         metrics: table(reader, "metrics", "stock_metrics"),
+        metrics_round: rounds(reader, "metrics"),
         bookkeeping: reader
             .get("database.tables.bookkeeping", |raw| identifier(&text(raw)?))
             .unwrap_or_else(|| "public".to_owned()),
@@ -300,10 +306,6 @@ fn refuse_what_leads_elsewhere(single: &mut Single<'_>, has_host: bool) {
 fn table(reader: &mut Reader, which: &str, default: &str) -> TableName {
     let short = format!("database.tables.{which}");
     let long = reader.get_placed(&format!("{short}.name"), TableName::read);
-    reader.get(&format!("{short}.round"), |raw| match boolean(raw)? {
-        false => Ok(()),
-        true => Err("only false is built into this version".to_owned()),
-    });
     reader.only(&format!("{short}.conflict"), "dead-letter");
     let name = match (reader.get_placed(&short, TableName::read), long) {
         (Some((name, place)), Some((_, long))) if place.weight() >= long.weight() => Some(name),
@@ -311,6 +313,10 @@ fn table(reader: &mut Reader, which: &str, default: &str) -> TableName {
         (None, None) => None,
     };
     name.unwrap_or_else(|| TableName { schema: "public".to_owned(), name: default.to_owned() })
+}
+
+fn rounds(reader: &mut Reader, which: &str) -> bool {
+    reader.get(&format!("database.tables.{which}.round"), boolean).unwrap_or(false)
 }
 
 /// PostgreSQL cuts longer identifiers silently.

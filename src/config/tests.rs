@@ -473,7 +473,6 @@ fn what_this_version_does_not_build_is_refused_by_name() {
         ("[metrics]\nlisten = \"127.0.0.1:9464\"", "metrics.listen", "leave it empty"),
         ("[dead_letters]\ntopic = \"letters\"", "dead_letters.topic", "leave it empty"),
         ("[database.tables.prices]\nconflict = \"ignore\"", "database.tables.prices.conflict", "\"dead-letter\""),
-        ("[database.tables.metrics]\nround = true", "database.tables.metrics.round", "only false"),
     ] {
         let error = only_error(text);
         let line = text.lines().count();

@@ -5,7 +5,7 @@
 //! a BEGIN's for a COMMIT's, if nobody noticed. So a connection is used again after a failed COPY only where the server
 //! has certainly read data: the fault is a row's and came at the end.
 
-use super::failure::{failure, not_a_row, plain, refused_row};
+use super::failure::{failure, is_without_partition, not_a_row, plain, refused_row};
 use super::session::Session;
 use crate::fault::{Failure, Fault};
 use crate::row::Origin;
@@ -70,7 +70,8 @@ pub(super) fn copy(
             let is_about_a_row = matches!(failure.fault, Fault::Record | Fault::UniqueKey);
             session.poisoned |= !is_about_a_row;
             let only_one = (n_rows == 1).then_some(0);
-            let row_idx = refused_row(&error, name_in_context, n_rows).or(only_one).filter(|_| is_about_a_row);
+            let has_place = is_about_a_row || is_without_partition(&error);
+            let row_idx = refused_row(&error, name_in_context, n_rows).or(only_one).filter(|_| has_place);
             Err(Refused { failure, row_idx })
         }
     }

@@ -26,9 +26,11 @@ pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
     let sqlstate = error.code().map(|code| code.code().to_owned());
     let fault = match error.as_db_error() {
         None if is_read_only(error) => Fault::WrongNode,
+        Some(db) if table_fault(db).is_some() => Fault::Schema,
         _ => Fault::of(sqlstate.as_deref()),
     };
     let why = match error.as_db_error() {
+        Some(db) if let Some(what) = table_fault(db) => what,
         Some(db) => refusal(fault, db),
         None => match error.source() {
             Some(source) => format!("{error}: {source}"),
@@ -38,6 +40,34 @@ pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
     Failure { fault, sqlstate, message: format!("{doing}: {why}"), origin: None }
 }
 
+/// What the code calls a row's fault, and is the table's: it would be the same for every such row, so that it must not
+/// become a flood of dead letters. Told by the server's own word for where it was raised, never by its text.
+fn table_fault(error: &DbError) -> Option<String> {
+    let table = || error.table().unwrap_or("the table");
+    match (error.code().code(), error.routine()?) {
+        ("23514", "ExecFindPartition") => Some(format!(
+            "{:?} has no partition for a row; create the partition, or one with DEFAULT (the decision is yours: no row \
+             becomes a dead letter for it)",
+            table()
+        )),
+        ("23514", "ExecPartitionCheckEmitError") => Some(format!(
+            "{:?} is itself a partition, and a row is not in its bounds; name the partitioned table in [database.tables]",
+            table()
+        )),
+        // Our rows hold no eight bytes that become four. Inside of a trigger it may be a row's fault.
+        ("22003", "int84") if !is_inside(error) => Some(
+            "the ids of an integer column are used up; make it bigint (stock-db-writer check names the column)"
+                .to_owned(),
+        ),
+        _ => None,
+    }
+}
+
+/// Whether it was raised inside of a trigger or a function.
+fn is_inside(error: &DbError) -> bool {
+    error.where_().is_some_and(|context| context.lines().any(|line| !line.starts_with("COPY ")))
+}
+
 /// What the server said, as far as it can't hold a row's values: those are in the message of every data error, in
 /// whatever a trigger raises, and in what is said about statements that a trigger has put together.
 fn refusal(fault: Fault, error: &DbError) -> String {
@@ -45,7 +75,7 @@ fn refusal(fault: Fault, error: &DbError) -> String {
     let is_about_statements = matches!(fault, Fault::Schema | Fault::Permission | Fault::DatabaseGone);
     // The server's own words for what runs RAISE and its like: such a message is the trigger's, whatever its code.
     let is_raised = error.routine().is_some_and(|routine| RAISING.contains(&routine));
-    let is_inside = error.where_().is_some_and(|context| context.lines().any(|line| !line.starts_with("COPY ")));
+    let is_inside = is_inside(error);
     let may_hold_values = is_raised || is_about_values || (is_about_statements && is_inside);
     if !may_hold_values {
         return error.message().lines().next().unwrap_or_default().to_owned();
@@ -78,6 +108,11 @@ pub(super) fn is_answer(error: &postgres::Error) -> bool {
 fn is_read_only(error: &postgres::Error) -> bool {
     let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
     io.is_some_and(|io| io.kind() == io::ErrorKind::PermissionDenied && io.raw_os_error().is_none())
+}
+
+/// Whether the table has no place for a row, and every other might have one.
+pub(super) fn is_without_partition(error: &postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|db| db.code().code() == "23514" && table_fault(db).is_some())
 }
 
 /// The index of the row that a COPY into `table` was refused for.

@@ -9,6 +9,7 @@
 //! Pages are found by the primary key, so that a million letters need no more memory than a page.
 
 use super::binary;
+use super::columns::{self, Fingerprint, Target, lock_and_look, look};
 use super::commit::{self, End};
 use super::copy::{Refused, Rows, copy};
 use super::failure::plain;
@@ -142,7 +143,7 @@ impl PostgresLetters {
 
     /// As [`look`](Self::look), and locks them, in a transaction that [`commit`](Self::commit) ends.
     pub fn take(&mut self, filter: &Filter, below: Option<&LetterId>, n: usize) -> Result<Vec<RefusedRecord>, Failure> {
-        let begun = self.create_staging().and_then(|()| self.begin());
+        let begun = self.begin_to_write();
         let taken = begun.and_then(|()| self.page(filter, below, n, "FOR UPDATE OF d SKIP LOCKED"));
         if taken.is_err() {
             self.rollback();
@@ -151,9 +152,10 @@ impl PostgresLetters {
     }
 
     /// Writes the rows of a plan for the letters that were taken, and marks these. A row that PostgreSQL refuses takes
-    /// only its own letters out of the plan. The transaction is open still, but after an error.
-    pub fn write(&mut self, plan: &Plan<'_>) -> Result<Written, Failure> {
-        let written = self.write_units(&plan.units).and_then(|(taken, mut written)| {
+    /// only its own letters out of the plan; what the columns can't hold stays a letter. The transaction is open still, but
+    /// after an error.
+    pub fn write(&mut self, plan: &mut Plan<'_>) -> Result<Written, Failure> {
+        let written = self.fit(plan).and_then(|()| self.write_units(&plan.units)).and_then(|(taken, mut written)| {
             self.number_anew(&taken)?;
             let marks: Vec<&LetterId> = taken.iter().flat_map(|unit| unit.done()).collect();
             written.n_letters = marks.len() as u64;
@@ -282,13 +284,40 @@ impl PostgresLetters {
         })
     }
 
-    /// The table that metrics are staged in: outside the transaction, so that it survives a rollback.
-    fn create_staging(&mut self) -> Result<(), Failure> {
-        if !self.session()?.has_staging {
+    /// Begins the transaction of a page that rows are written in: the columns of the tables stay as they are, and those of
+    /// the table that metrics are staged in are the same. That one is made outside, so that it survives a rollback.
+    fn begin_to_write(&mut self) -> Result<(), Failure> {
+        loop {
+            self.begin()?;
+            let metrics = self.look_at_columns(lock_and_look)?.1;
+            if self.session()?.staging.as_ref() == Some(&metrics) {
+                return Ok(());
+            }
+            self.rollback();
             let create = self.sql.create_staging.clone();
+            self.session()?.staging = None;
             self.call("creating the table that metrics are staged in", |client| client.batch_execute(&create))?;
-            self.session()?.has_staging = true;
+            self.session()?.staging = Some(metrics);
         }
+    }
+
+    /// The fingerprints of the prices table and the metrics table.
+    fn look_at_columns(&mut self, look: fn(&Table, &[&str]) -> String) -> Result<(Fingerprint, Fingerprint), Failure> {
+        let names = self.names.clone();
+        let sql = format!("{}; {}", look(&names.prices, columns::PRICES), look(&names.metrics, columns::METRICS));
+        let answer = self.call("looking at the columns", |client| client.simple_query(&sql))?;
+        let mut looks = columns::fingerprints(&answer).into_iter();
+        Ok((looks.next().unwrap_or_default(), looks.next().unwrap_or_default()))
+    }
+
+    /// Takes out of a plan what the columns of the tables can't hold.
+    pub fn fit(&mut self, plan: &mut Plan<'_>) -> Result<(), Failure> {
+        let (prices, metrics) = self.look_at_columns(look)?;
+        let (names, call_max) = (self.names.clone(), self.call_max);
+        let session = self.session()?;
+        let prices = columns::fit(session, call_max, &names, Target::Prices, prices)?;
+        let metrics = columns::fit(session, call_max, &names, Target::Metrics, metrics)?;
+        plan.fit(prices.as_deref(), metrics.as_deref());
         Ok(())
     }
 

@@ -7,8 +7,12 @@ use crate::config::{self, TableName};
 pub(super) struct Names {
     /// Where prices go.
     pub(super) prices: Table,
+    /// Whether its columns may round.
+    pub(super) prices_round: bool,
     /// Where metrics go.
     pub(super) metrics: Table,
+    /// Whether its columns may round.
+    pub(super) metrics_round: bool,
     /// Where each partition stands.
     pub(super) offsets: Table,
     /// What could not become a row.
@@ -35,6 +39,11 @@ impl Table {
         let sql = format!("{}.{}", quoted(schema), quoted(name));
         Table { bare: name.to_owned(), schema: schema.to_owned(), sql }
     }
+
+    /// For a person.
+    pub(super) fn plain(&self) -> String {
+        format!("{}.{}", self.schema, self.bare)
+    }
 }
 
 impl From<&TableName> for Table {
@@ -55,7 +64,9 @@ impl Names {
         let own = |name: &str| Table::new(&config.bookkeeping, name);
         Names {
             prices: Table::from(&config.prices),
+            prices_round: config.prices_round,
             metrics: Table::from(&config.metrics),
+            metrics_round: config.metrics_round,
             offsets: own("writer_offsets"),
             dead_letters: own("writer_dead_letters"),
             gaps: own("writer_gaps"),

@@ -3,13 +3,16 @@
 //! schema.sql is a script that can be run again and again; here only those of its statements are run whose object is
 //! missing, so that a role without CREATE can start a pipeline whose tables are all there. Secondary indexes are made
 //! together with their table only: on a table that is there already, they are the operator's decision, and making one
-//! can take hours. The unique index that ON CONFLICT needs is made in any case.
+//! can take hours. The unique index that ON CONFLICT needs is made in any case; on a table that is there already, beside
+//! whoever reads and writes it.
 
 use super::Database;
+use super::adopting::{WINDOW, repeated_windows};
 use super::failure::plain;
 use super::ledger::lock_key;
 use super::names::{Names, Table, quoted};
 use super::pool::Held;
+use super::validate::has_upsert_index;
 use crate::config;
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
@@ -182,7 +185,74 @@ impl Database {
             // Rare enough to need no ROLLBACK that might fail as well.
             session.poisoned = true;
         }
-        result
+        drop(session);
+        let mut outcome = result?;
+        outcome.made.extend(self.index_windows()?);
+        Ok(outcome)
+    }
+
+    /// Makes the unique index of a metrics table that was there without it, so that nobody who reads or writes waits.
+    /// Leaves alone what `validate` then tells: repeated windows, a partitioned table.
+    fn index_windows(&self) -> Result<Option<String>, InitFailure> {
+        const DOING: &str = "looking at the metrics table";
+        let (names, call_max) = (&*self.shared.names, self.call_max());
+        let table = &names.metrics;
+        let mut session = self.session()?;
+        if !session.call(DOING, call_max, |client| lacks_upsert_index(client, table))? {
+            return Ok(None);
+        }
+        // The index is made outside of any transaction, by a session that nobody gets afterwards: with its end, the
+        // lock and the settings are gone, too.
+        session.poisoned = true;
+        let key = lock_key("index", &[&table.schema, &table.bare]);
+        let is_ours: bool = session
+            .call(DOING, call_max, |client| client.query_one("SELECT pg_try_advisory_lock($1)", &[&key])?.try_get(0))?;
+        if !is_ours {
+            // Not waited for in PostgreSQL: the index is only done when every older transaction is.
+            let what = "making the unique index of the metrics table: another process is at it";
+            return Err(plain(Fault::Lock, what).into());
+        }
+        if !session.call(DOING, call_max, |client| lacks_upsert_index(client, table))? {
+            return Ok(None);
+        }
+        let repeated = session.call("counting repeated windows", CREATE_MAX, |client| {
+            client.batch_execute("SET statement_timeout = 0; SET lock_timeout = 0")?;
+            repeated_windows(client, table)
+        })?;
+        if repeated > 0 {
+            return Ok(None);
+        }
+        let name = name_of(UPSERT_INDEX, names).expect("it is the script's");
+        let what = format!("an index on {table}, {name}");
+        log::info!("making {what}");
+        let full_name = format!("{}.{name}", quoted(&table.schema));
+        let made = session.call(&format!("making {what}"), CREATE_MAX, |client| {
+            // What an attempt that was broken off has left.
+            if is_invalid(client, &full_name)? {
+                client.batch_execute(&format!("DROP INDEX CONCURRENTLY {full_name}"))?;
+            }
+            client.batch_execute(&format!("CREATE UNIQUE INDEX CONCURRENTLY {name} ON {table} ({WINDOW})"))
+        });
+        match made {
+            Ok(()) => Ok(Some(what)),
+            Err(failure) => {
+                // It would cost each writer, and help nobody. That this fails as well is only said.
+                let undone = session.call("removing an index that was not completed", CREATE_MAX, |client| {
+                    match is_invalid(client, &full_name)? {
+                        true => client.batch_execute(&format!("DROP INDEX CONCURRENTLY {full_name}")),
+                        false => Ok(()),
+                    }
+                });
+                if let Err(failure) = undone {
+                    log::warn!("{failure}");
+                }
+                match failure.fault {
+                    // Somebody has written a window once more meanwhile: `validate` counts them.
+                    Fault::UniqueKey => Ok(None),
+                    _ => Err(in_need(failure)),
+                }
+            }
+        }
     }
 
     fn init_on(&self, session: &mut Held) -> Result<InitOutcome, InitFailure> {
@@ -208,7 +278,7 @@ impl Database {
                 client.batch_execute("SET LOCAL statement_timeout = 0")?;
                 client.batch_execute(sql)
             });
-            done.map_err(|failure| in_need(&what, failure))?;
+            done.map_err(|failure| in_need(failure))?;
             made.push(what);
             Ok::<(), InitFailure>(())
         };
@@ -230,11 +300,7 @@ impl Database {
                 }
                 Statement::Index(index, default) => {
                     let table = table_of(default, names).expect("the script makes only indexes on its tables");
-                    let is_needed = fresh.contains(&default)
-                        || index == UPSERT_INDEX
-                            && !session
-                                .call(DOING, call_max, |client| super::validate::has_upsert_index(client, table))?;
-                    if is_needed {
+                    if fresh.contains(&default) {
                         make(
                             session,
                             format!("an index on {table}, {}", name_of(index, names).unwrap_or_default()),
@@ -252,14 +318,8 @@ impl Database {
 }
 
 /// Says what to do where the reason is plain.
-fn in_need(what: &str, failure: Failure) -> InitFailure {
+fn in_need(failure: Failure) -> InitFailure {
     match failure.fault {
-        Fault::UniqueKey => InitFailure::Stop(Stop::new(
-            ExitCode::Config,
-            format!(
-                "making {what}: the table holds several rows for one symbol and window; remove all but the last of each"
-            ),
-        )),
         Fault::Permission => InitFailure::Database(plain(
             Fault::Permission,
             format!("{}; let a role that may run `init`, and set schema.manage = \"validate\"", failure.message),
@@ -285,6 +345,21 @@ pub(super) fn version(client: &mut Client, names: &Names) -> Result<Option<i32>,
     }
     let rows = client.query(&format!("SELECT max(schema_version) FROM {}", names.meta), &[])?;
     rows.first().map_or(Ok(None), |row| row.try_get(0))
+}
+
+/// Whether windows are not kept apart in a table that an index can be made on beside its writers, and that is one.
+fn lacks_upsert_index(client: &mut Client, table: &Table) -> Result<bool, postgres::Error> {
+    const SQL: &str = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r' AND 3 = (SELECT count(*) FROM pg_attribute a \
+           WHERE a.attrelid = c.oid AND a.attname IN ('symbol', 'window_start', 'window_end'))";
+    let is_table = !client.query(SQL, &[&table.schema, &table.bare])?.is_empty();
+    Ok(is_table && !has_upsert_index(client, table)?)
+}
+
+/// Whether there is such an index, and nobody can use it.
+fn is_invalid(client: &mut Client, name: &str) -> Result<bool, postgres::Error> {
+    const SQL: &str = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid";
+    Ok(!client.query(SQL, &[&name])?.is_empty())
 }
 
 fn has_schema(client: &mut Client, schema: &str) -> Result<bool, postgres::Error> {

@@ -1,5 +1,6 @@
 //! One connection with what it remembers: its prepared statements, its deadline, and whether it is still good.
 
+use super::columns::{Fingerprint, Known};
 use super::failure::failure;
 use super::reaper::Reaper;
 use super::wire::{Deadline, Dialer};
@@ -19,8 +20,12 @@ pub(super) struct Session {
     reaper: Reaper,
     /// Set when the connection must not be used again.
     pub(super) poisoned: bool,
-    /// The temporary table for metrics is there.
-    pub(super) has_staging: bool,
+    /// The temporary table for metrics is there, made for columns of these types.
+    pub(super) staging: Option<Fingerprint>,
+    /// What is known of the columns of the prices table.
+    pub(super) prices: Known,
+    /// What is known of the columns of the metrics table.
+    pub(super) metrics: Known,
     /// The pipeline's session lock is held.
     pub(super) has_lock: bool,
     // By their text.
@@ -42,7 +47,9 @@ impl Session {
             cancel,
             reaper,
             poisoned: false,
-            has_staging: false,
+            staging: None,
+            prices: Known::default(),
+            metrics: Known::default(),
             has_lock: false,
             statements: HashMap::new(),
         }

@@ -7,15 +7,17 @@
 mod pieces;
 
 use super::binary;
+use super::columns::{self, Fingerprint, Target};
 use super::commit::{self, End};
 use super::copy::{Refused, Rows, copy};
 use super::failure::{not_a_row, plain};
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
-use super::statements::{STAGING, Statements};
+use super::statements::{BEGIN, STAGING, Statements};
 use crate::batch::{Batch, Epoch};
 use crate::fault::{Failure, Fault};
+use crate::fit::Fit;
 use crate::heartbeat::{Doing, Heartbeat};
 use crate::lane::Seq;
 use crate::record::{NextOffset, TopicPartition};
@@ -117,23 +119,64 @@ impl PostgresSink {
         session.prepared(doing, call_max, text(&self.sql))
     }
 
-    fn begin(&mut self, work: &Work<'_>) -> Result<(), Failure> {
-        if !work.decoded.metrics.is_empty() && !self.session().has_staging {
+    /// Begins a transaction in which the columns of the tables stay as they are, and takes the rows that don't fit into
+    /// them out of the work.
+    fn begin(&mut self, work: &mut Work<'_>) -> Result<(), Failure> {
+        let (has_prices, has_metrics) = (!work.decoded.prices.is_empty(), !work.decoded.metrics.is_empty());
+        let (prices, metrics) = loop {
+            let (prices, metrics) = self.begin_and_look(has_prices, has_metrics)?;
+            if metrics.is_none() || self.session().staging == metrics {
+                break (prices, metrics);
+            }
             // Outside the transaction, so that it survives a rollback.
+            self.rollback();
+            self.connect()?;
+            self.session().staging = None;
             let create = self.sql.create_staging.clone();
             self.call("stage", "creating the table that metrics are staged in", |client| {
                 client.batch_execute(&create)
             })?;
-            self.session().has_staging = true;
+            self.session().staging = metrics;
+        };
+        if let Some(fit) = self.fit(Target::Prices, prices)? {
+            work.bury(fit.prices(&work.decoded.prices));
         }
-        self.call("begin", "beginning a transaction", |client| {
-            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        })?;
-        self.transaction = Transaction::Open;
+        if let Some(fit) = self.fit(Target::Metrics, metrics)? {
+            work.bury(fit.metrics(&work.decoded.metrics));
+        }
         Ok(())
     }
 
-    fn send(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+    fn begin_and_look(
+        &mut self,
+        has_prices: bool,
+        has_metrics: bool,
+    ) -> Result<(Option<Fingerprint>, Option<Fingerprint>), Failure> {
+        let begin = match (has_prices, has_metrics) {
+            (true, true) => self.sql.begin_both.clone(),
+            (true, false) => self.sql.begin_prices.clone(),
+            (false, true) => self.sql.begin_metrics.clone(),
+            (false, false) => BEGIN.to_owned(),
+        };
+        // Before the call: what fails after its BEGIN has a transaction to end.
+        self.transaction = Transaction::Open;
+        let answer = self.call("begin", "beginning a transaction", |client| client.simple_query(&begin))?;
+        let mut looks = columns::fingerprints(&answer).into_iter();
+        Ok((
+            has_prices.then(|| looks.next().unwrap_or_default()),
+            has_metrics.then(|| looks.next().unwrap_or_default()),
+        ))
+    }
+
+    /// What a table's columns can't hold, by the fingerprint that they have now.
+    fn fit(&mut self, target: Target, now: Option<Fingerprint>) -> Result<Option<Arc<Fit>>, Failure> {
+        let Some(now) = now else { return Ok(None) };
+        let (heartbeat, names, call_max) = (self.heartbeat.clone(), self.sql.names.clone(), self.call_max);
+        let _calling = Calling::new(&heartbeat, "columns");
+        columns::fit(self.session(), call_max, &names, target, now)
+    }
+
+    fn send(&mut self, work: &mut Work<'_>) -> Result<(), Failure> {
         self.begin(work)?;
         let prices = &work.decoded.prices;
         self.copy_prices(prices).map_err(|refused| refused.failure(|row_idx| Some(prices[row_idx].origin)))?;
@@ -242,7 +285,7 @@ impl PostgresSink {
         const DOING: &str = "reading offsets under lock";
         let topics: Vec<&str> = batch.intervals().iter().map(|interval| &*interval.partition.topic).collect();
         let partitions: Vec<i32> = batch.intervals().iter().map(|interval| interval.partition.partition).collect();
-        self.call("begin", DOING, |client| client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"))?;
+        self.call("begin", DOING, |client| client.batch_execute(BEGIN))?;
         self.transaction = Transaction::Open;
         let statement = self.prepared(DOING, |sql| &sql.truth)?;
         let pipeline = self.pipeline.clone();
@@ -258,7 +301,7 @@ impl PostgresSink {
 }
 
 impl Sink for PostgresSink {
-    fn stage(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+    fn stage(&mut self, work: &mut Work<'_>) -> Result<(), Failure> {
         self.rollback();
         self.connect()?;
         let sent = self.send(work);

@@ -3,11 +3,15 @@
 //! Each is prepared once per connection. All names are qualified and quoted: the search path holds `pg_catalog` only.
 
 use super::binary;
+use super::columns::{self, lock_and_look};
 use super::names::Names;
 use std::sync::Arc;
 
 /// A connection's own table for what will be upserted.
 pub(super) const STAGING: &str = "stock_db_writer_metrics";
+
+/// Begins a transaction.
+pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// The statements' texts, with the configured names.
 pub(super) struct Statements {
@@ -17,6 +21,12 @@ pub(super) struct Statements {
     pub(super) copy_prices: String,
     /// Takes dead letters.
     pub(super) copy_dead_letters: String,
+    /// Begins a transaction that writes prices, and asks for the fingerprint of their columns.
+    pub(super) begin_prices: String,
+    /// The same for metrics.
+    pub(super) begin_metrics: String,
+    /// The same for both, in this order.
+    pub(super) begin_both: String,
     /// Makes [`STAGING`].
     pub(super) create_staging: String,
     /// Takes metrics into [`STAGING`].
@@ -36,12 +46,17 @@ impl Statements {
             format!("COPY {table} ({columns}) FROM STDIN (FORMAT binary)")
         };
         let columns = binary::METRIC_COLUMNS;
+        let (look_at_prices, look_at_metrics) =
+            (lock_and_look(prices, columns::PRICES), lock_and_look(metrics, columns::METRICS));
         Statements {
+            begin_prices: format!("{BEGIN}; {look_at_prices}"),
+            begin_metrics: format!("{BEGIN}; {look_at_metrics}"),
+            begin_both: format!("{BEGIN}; {look_at_prices}; {look_at_metrics}"),
             copy_prices: copy(prices, binary::PRICE_COLUMNS),
             copy_dead_letters: copy(dead_letters, binary::DEAD_LETTER_COLUMNS),
             // The types are the target's, so that a value that doesn't fit is refused with its line.
             create_staging: format!(
-                "CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS \
+                "DROP TABLE IF EXISTS pg_temp.{STAGING}; CREATE TEMPORARY TABLE {STAGING} ON COMMIT DELETE ROWS AS \
                  SELECT {columns}, 0 AS place FROM {metrics} WITH NO DATA"
             ),
             copy_metrics: copy(&format_args!("pg_temp.{STAGING}"), &format!("{columns}, place")),

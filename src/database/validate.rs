@@ -4,7 +4,8 @@
 //! columns with a default, further indexes, constraints, triggers. They make dead letters of rows, they don't lose any.
 
 use super::Database;
-use super::names::{Names, Table};
+use super::adopting::{COUNT_MAX, WINDOW, clean_windows, repeated_windows};
+use super::names::{Names, Table, quoted};
 use super::schema::{SCHEMA_VERSION, newer, version};
 use super::session::Session;
 use crate::exit::ExitCode;
@@ -36,13 +37,17 @@ struct Needed<'a> {
     columns: &'static [(&'static str, &'static str)],
     // Whether the worker writes into it at all.
     is_written: bool,
+    // Whether somebody else may have made it, with columns that hold less.
+    is_adoptable: bool,
     privileges: &'static [&'static str],
 }
 
 fn needed(names: &Names) -> [Needed<'_>; 6] {
-    let written = |table, columns, privileges| Needed { table, columns, is_written: true, privileges };
+    let written =
+        |table, columns, privileges| Needed { table, columns, is_written: true, is_adoptable: false, privileges };
+    let rows = |table, columns, privileges| Needed { is_adoptable: true, ..written(table, columns, privileges) };
     [
-        written(
+        rows(
             &names.prices,
             &[
                 ("symbol", "text"),
@@ -53,7 +58,7 @@ fn needed(names: &Names) -> [Needed<'_>; 6] {
             ],
             &["INSERT"],
         ),
-        written(
+        rows(
             &names.metrics,
             &[
                 ("symbol", "text"),
@@ -127,6 +132,7 @@ fn needed(names: &Names) -> [Needed<'_>; 6] {
             table: &names.meta,
             columns: &[("schema_version", "int4")],
             is_written: false,
+            is_adoptable: false,
             privileges: &["SELECT"],
         },
     ]
@@ -148,6 +154,7 @@ struct Column {
     shown: String,
     modifier: i32,
     is_required: bool,
+    is_generated: bool,
 }
 
 impl Database {
@@ -181,11 +188,13 @@ impl Look<'_> {
             let n_before = findings.len();
             shape(&needed, &found, &mut findings);
             self.privileges(&needed, &found, &mut findings)?;
-            if std::ptr::eq(table, &names.metrics) && !self.ask(|client| has_upsert_index(client, table))? {
-                findings.push(Finding::config(format!(
-                    "table {table} has no unique index on (symbol, window_start, window_end) over all rows; \
-                     run `stock-db-writer init`, or create it"
-                )));
+            // A table without these columns has no windows.
+            let is_whole = needed.columns.iter().all(|(name, _)| found.columns.iter().any(|c| c.name == *name));
+            if std::ptr::eq(table, &names.metrics)
+                && matches!(found.kind.as_str(), "r" | "p")
+                && !self.ask(|client| has_upsert_index(client, table))?
+            {
+                findings.push(self.no_upsert_index(table, found.kind == "p", is_whole)?);
             }
             // Only a table that is as it should be can be asked.
             if std::ptr::eq(table, &names.meta) && findings.len() == n_before {
@@ -193,6 +202,42 @@ impl Look<'_> {
             }
         }
         Ok(findings)
+    }
+
+    /// What to do about windows that nothing keeps apart.
+    fn no_upsert_index(&mut self, table: &Table, is_partitioned: bool, is_whole: bool) -> Result<Finding, Failure> {
+        let what = format!("table {table} has no unique index on ({WINDOW}) over all rows");
+        let how = if is_partitioned { "" } else { " CONCURRENTLY" };
+        let create = format!("CREATE UNIQUE INDEX{how} ON {table} ({WINDOW})");
+        let may_read = is_whole && {
+            const SQL: &str = "SELECT has_table_privilege($1::text::regclass, 'SELECT')";
+            self.ask(|client| client.query_one(SQL, &[&table.sql])?.try_get(0))?
+        };
+        let n_repeated = if may_read { self.repeated_windows(table)? } else { 0 };
+        if n_repeated > 0 {
+            let clean = self.ask(|client| clean_windows(client, table))?;
+            return Ok(Finding::config(format!(
+                "{what}, and {n_repeated} of its rows are for a window that has a newer row; stop whoever else writes to it, \
+                 keep the newest row of each window: {clean}; then run `stock-db-writer init`"
+            )));
+        }
+        match is_partitioned {
+            true => Ok(Finding::config(format!("{what}; run, while nobody writes: {create}"))),
+            false => {
+                let message = format!("{what}; run `stock-db-writer init`, or: {create}");
+                Ok(Finding { is_absence: is_whole, ..Finding::config(message) })
+            }
+        }
+    }
+
+    /// Counts rows of a large table without an index, perhaps.
+    fn repeated_windows(&mut self, table: &Table) -> Result<i64, Failure> {
+        self.session.call("counting repeated windows", COUNT_MAX, |client| {
+            client.batch_execute("SET statement_timeout = 0")?;
+            let n_repeated = repeated_windows(client, table)?;
+            client.batch_execute("RESET statement_timeout")?;
+            Ok(n_repeated)
+        })
     }
 
     fn database(&mut self, findings: &mut Vec<Finding>) -> Result<(), Failure> {
@@ -257,7 +302,7 @@ impl Look<'_> {
             findings.push(Finding { code: ExitCode::Permission, message, is_absence: false });
         };
         if !has_schema {
-            lack(format!("USAGE ON SCHEMA {}", super::names::quoted(&table.schema)));
+            lack(format!("USAGE ON SCHEMA {}", quoted(&table.schema)));
         }
         if !missing.is_empty() {
             lack(format!("{} ON {table}", missing.join(", ")));
@@ -278,7 +323,7 @@ fn find(client: &mut Client, table: &Table) -> Result<Option<Found>, postgres::E
     // The type of a domain is the one beneath; one level is enough for whoever makes domains for prices.
     const COLUMNS: &str = "SELECT a.attname::text, coalesce(b.typname, t.typname)::text, \
            format_type(a.atttypid, a.atttypmod), CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, \
-           a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' \
+           a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.attgenerated <> '' \
          FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
          LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype \
          WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
@@ -292,6 +337,7 @@ fn find(client: &mut Client, table: &Table) -> Result<Option<Found>, postgres::E
             shown: row.try_get(2)?,
             modifier: row.try_get(3)?,
             is_required: row.try_get(4)?,
+            is_generated: row.try_get(5)?,
         })
     });
     Ok(Some(Found {
@@ -307,8 +353,16 @@ fn find(client: &mut Client, table: &Table) -> Result<Option<Found>, postgres::E
 fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
     let table = needed.table;
     if !matches!(found.kind.as_str(), "r" | "p") {
-        findings
-            .push(Finding::config(format!("{table} is no table; rows go into a table or a partitioned table only")));
+        let what = match found.kind.as_str() {
+            "v" => "a view",
+            "m" => "a materialized view",
+            "f" => "a foreign table",
+            _ => "no table",
+        };
+        findings.push(Finding::config(format!(
+            "{table} is {what}; rows go into a table or a partitioned table only, so name the one behind it in \
+             [database.tables]"
+        )));
         return;
     }
     if !found.is_logged {
@@ -324,21 +378,28 @@ fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
     for (name, expected) in needed.columns {
         let Some(column) = found.columns.iter().find(|column| column.name == *name) else {
             findings.push(Finding::config(format!(
-                "table {table} has no column {name:?}; add it as in schema.sql: {expected}"
+                "table {table} has no column {name:?}; ALTER TABLE {table} ADD COLUMN {} {expected}",
+                quoted(name)
             )));
             continue;
         };
-        let is_text = *expected == "text" && column.base == "varchar";
-        if column.base != *expected && !is_text {
+        if column.is_generated && needed.is_adoptable {
             findings.push(Finding::config(format!(
-                "table {table}: column {name:?} is {}; change its type to {expected}",
-                column.shown
+                "table {table}: column {name:?} is generated, so that nothing can be written into it; make it a plain column"
             )));
-        } else if column.modifier >= 0 && !is_text {
-            // Numbers and times with fewer digits than were sent would be rounded without a word.
+            continue;
+        }
+        // What is narrower is kept in mind row by row, but in the bookkeeping tables everything must fit.
+        let is_kin = column.base == *expected
+            || matches!((*expected, column.base.as_str()), ("text", "varchar") | ("timestamptz", "timestamp"));
+        let is_text = *expected == "text" && column.base == "varchar";
+        let is_wide = (column.base == *expected || is_text) && column.modifier < 0;
+        if !is_wide && !(is_kin && needed.is_adoptable) {
+            let zone = if *expected == "timestamptz" { " (first: SET TimeZone to that of its times)" } else { "" };
             findings.push(Finding::config(format!(
-                "table {table}: column {name:?} is {}, which would round; change its type to {expected}",
-                column.shown
+                "table {table}: column {name:?} is {}; ALTER TABLE {table} ALTER COLUMN {} TYPE {expected}{zone}",
+                column.shown,
+                quoted(name)
             )));
         }
     }

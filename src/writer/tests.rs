@@ -29,7 +29,7 @@ struct Scripted {
 }
 
 impl Sink for Scripted {
-    fn stage(&mut self, work: &Work<'_>) -> Result<(), Failure> {
+    fn stage(&mut self, work: &mut Work<'_>) -> Result<(), Failure> {
         self.calls.push("stage");
         self.staged = (work.decoded.prices.len(), work.decoded.dead_letters.len());
         self.stages.pop_front().map_or(Ok(()), Err)

@@ -2,6 +2,7 @@
 //!
 //! Every test makes a schema of its own, so that they run side by side. Nothing is skipped: without a server they fail.
 
+mod adopting;
 mod faults;
 mod refused;
 
@@ -100,8 +101,8 @@ impl Fixture {
 
     /// Whether the whole protocol applied the batch.
     fn write(&self, sink: &mut PostgresSink, batch: &Batch) -> bool {
-        let work = self.work(batch);
-        sink.stage(&work).expect("the rows are taken");
+        let mut work = self.work(batch);
+        sink.stage(&mut work).expect("the rows are taken");
         match sink.advance(&work).expect("the offsets move") {
             true => {
                 let durable = sink.commit(Seq(7), batch).expect("the transaction commits");
@@ -366,8 +367,8 @@ fn a_batch_that_was_not_advanced_is_never_committed() {
     let mut fixture = Fixture::new();
     let epoch = fixture.claim(1);
     let (mut sink, batch) = (fixture.sink(), prices(epoch, &[(5, &[PRICE])]));
-    let work = fixture.work(&batch);
-    sink.stage(&work).expect("the rows are taken");
+    let mut work = fixture.work(&batch);
+    sink.stage(&mut work).expect("the rows are taken");
     assert!(!sink.advance(&work).expect("no error"));
     let refused = sink.commit(Seq(0), &batch);
     assert!(matches!(refused, Err(CommitFailure::NotApplied(Failure { fault: Fault::Bug, .. }))));
@@ -379,8 +380,8 @@ fn an_aborted_transaction_is_never_committed() {
     let mut fixture = Fixture::new();
     let epoch = fixture.claim(1);
     let (mut sink, batch) = (fixture.sink(), prices(epoch, &[(0, &[PRICE])]));
-    let work = fixture.work(&batch);
-    sink.stage(&work).expect("the rows are taken");
+    let mut work = fixture.work(&batch);
+    sink.stage(&mut work).expect("the rows are taken");
     fixture.sql("BEGIN; SELECT * FROM @.writer_offsets FOR UPDATE");
     let refused = sink.advance(&work).expect_err("the row is locked");
     assert_eq!((refused.fault, refused.sqlstate.as_deref()), (Fault::Lock, Some("55P03")));
@@ -414,8 +415,8 @@ fn a_deferred_constraint_makes_commit_not_applied() {
          ALTER TABLE @.stock_prices ADD FOREIGN KEY (symbol) REFERENCES @.symbols DEFERRABLE INITIALLY DEFERRED",
     );
     let (mut sink, batch) = (fixture.sink(), prices(epoch, &[(0, &[PRICE])]));
-    let work = fixture.work(&batch);
-    sink.stage(&work).expect("the rows are taken");
+    let mut work = fixture.work(&batch);
+    sink.stage(&mut work).expect("the rows are taken");
     assert!(sink.advance(&work).expect("no error"));
     let refused = sink.commit(Seq(0), &batch);
     assert!(
@@ -441,12 +442,12 @@ fn a_copy_that_is_refused_names_the_row() {
         values.insert(1, &bad);
         let batch = prices(epoch, &[(0, &values)]);
         let (mut sink, mut work) = (fixture.sink(), fixture.work(&batch));
-        let refused = sink.stage(&work).expect_err("100 is not below 100");
+        let refused = sink.stage(&mut work).expect_err("100 is not below 100");
         assert_eq!((refused.fault, refused.origin), (Fault::Record, Some(Origin { record_idx: 1, element: 0 })));
         assert_eq!(refused.sqlstate.as_deref(), Some("23514"));
         assert!(!refused.message.contains("100") && !refused.message.contains("BBB"), "{refused}");
         work.refuse(&BTreeMap::from([(refused.origin.expect("named"), "23514".to_owned())]));
-        sink.stage(&work).expect("the healthy neighbours are taken");
+        sink.stage(&mut work).expect("the healthy neighbours are taken");
         sink.rollback();
     }
 }
@@ -466,17 +467,17 @@ fn a_row_is_named_behind_a_trigger_and_a_unique_key_and_among_many() {
     let batch = prices(epoch, &[(0, &values)]);
     let mut work = fixture.work(&batch);
     let mut sink = fixture.sink();
-    let refused = sink.stage(&work).expect_err("the key is taken");
+    let refused = sink.stage(&mut work).expect_err("the key is taken");
     assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::UniqueKey, Some(234)));
     work.refuse(&BTreeMap::from([(refused.origin.expect("named"), "23505".to_owned())]));
     fixture.sql("CREATE TRIGGER t BEFORE INSERT ON @.stock_prices FOR EACH ROW EXECUTE FUNCTION @.f()");
-    let refused = sink.stage(&work).expect_err("the trigger raises");
+    let refused = sink.stage(&mut work).expect_err("the trigger raises");
     assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::Record, Some(777)));
     assert!(!refused.message.contains("secret"), "{refused}");
 }
 
 #[test]
-fn a_metric_that_its_column_cannot_hold_is_named() {
+fn a_metric_that_its_column_cannot_hold_becomes_a_dead_letter_before_it_is_sent() {
     let mut fixture = Fixture::new();
     fixture.sql("ALTER TABLE @.stock_metrics ALTER COLUMN symbol TYPE varchar(4)");
     let epoch = fixture.database.ledger().claim_or_start(&[start("stock_metrics", 0)]).expect("claimed")[0].epoch;
@@ -487,8 +488,14 @@ fn a_metric_that_its_column_cannot_hold_is_named() {
     };
     let (good, bad) = (metric("AAPL"), metric("LONGER"));
     let batch = batch_of("stock_metrics", epoch, &[(0, &[&bad, &good, &good])]);
-    let refused = fixture.sink().stage(&fixture.work(&batch)).expect_err("too long");
-    assert_eq!((refused.fault, refused.origin.map(|origin| origin.record_idx)), (Fault::Record, Some(0)));
+    assert!(fixture.write(&mut fixture.sink(), &batch));
+    assert_eq!(fixture.texts("SELECT symbol::text FROM @.stock_metrics"), ["AAPL"]);
+    assert_eq!(
+        fixture.texts(
+            "SELECT concat_ws(' ', record_offset, reason_class, replace(reason, '@', 'S')) FROM @.writer_dead_letters"
+        ),
+        ["0 symbol symbol has more than 4 characters, the column S.stock_metrics.symbol is character varying(4)"]
+    );
 }
 
 #[test]
@@ -500,7 +507,7 @@ fn a_trigger_that_drops_rows_is_noticed() {
          CREATE TRIGGER t BEFORE INSERT ON @.stock_prices FOR EACH ROW EXECUTE FUNCTION @.f()",
     );
     let batch = prices(epoch, &[(0, &[PRICE])]);
-    let refused = fixture.sink().stage(&fixture.work(&batch)).expect_err("the row is gone");
+    let refused = fixture.sink().stage(&mut fixture.work(&batch)).expect_err("the row is gone");
     assert_eq!(refused.fault, Fault::Schema);
 }
 
@@ -511,9 +518,9 @@ fn a_missing_table_is_a_schema_fault_and_a_column_of_another_type_too() {
     let batch = prices(epoch, &[(0, &[PRICE])]);
     let mut sink = fixture.sink();
     fixture.sql("ALTER TABLE @.stock_prices ALTER COLUMN price TYPE float8");
-    assert_eq!(sink.stage(&fixture.work(&batch)).expect_err("numeric is no float8").fault, Fault::Schema);
+    assert_eq!(sink.stage(&mut fixture.work(&batch)).expect_err("numeric is no float8").fault, Fault::Schema);
     fixture.sql("ALTER TABLE @.stock_prices RENAME TO gone");
-    assert_eq!(sink.stage(&fixture.work(&batch)).expect_err("no table").fault, Fault::Schema);
+    assert_eq!(sink.stage(&mut fixture.work(&batch)).expect_err("no table").fault, Fault::Schema);
     fixture
         .sql("ALTER TABLE @.gone RENAME TO stock_prices; ALTER TABLE @.stock_prices ALTER COLUMN price TYPE numeric");
     assert!(fixture.write(&mut sink, &batch), "it goes on after a migration");
@@ -526,7 +533,7 @@ fn a_copy_refused_at_its_beginning_never_mixes_up_later_answers() {
     let mut sink = fixture.sink();
     for offset in 0..30 {
         let batch = prices(epoch, &[(offset, &[PRICE])]);
-        let work = fixture.work(&batch);
+        let mut work = fixture.work(&batch);
         let (away, back) = match offset % 2 {
             0 => ("ALTER TABLE @.stock_prices RENAME TO gone", "ALTER TABLE @.gone RENAME TO stock_prices"),
             _ => {
@@ -534,7 +541,7 @@ fn a_copy_refused_at_its_beginning_never_mixes_up_later_answers() {
             }
         };
         fixture.sql(away);
-        assert_eq!(sink.stage(&work).expect_err("refused").fault, Fault::Schema);
+        assert_eq!(sink.stage(&mut work).expect_err("refused").fault, Fault::Schema);
         fixture.sql(back);
         assert!(fixture.write(&mut sink, &batch));
         assert_eq!(fixture.number("SELECT count(*) FROM @.stock_prices"), offset + 1);
@@ -547,8 +554,8 @@ fn the_truth_waits_for_a_doubtful_transaction() {
     let epoch = fixture.claim(1);
     let (mut doubtful, mut asking) = (fixture.sink(), fixture.sink());
     let batch = prices(epoch, &[(0, &[PRICE])]);
-    let work = fixture.work(&batch);
-    doubtful.stage(&work).expect("the rows are taken");
+    let mut work = fixture.work(&batch);
+    doubtful.stage(&mut work).expect("the rows are taken");
     assert!(doubtful.advance(&work).expect("no error"));
     let asked = Instant::now();
     let refused = asking.truth(&batch).expect_err("the row is locked");
@@ -745,8 +752,16 @@ fn init_adds_the_unique_index_to_a_table_that_lacks_it_and_says_why_it_cannot() 
     fixture.sql("DROP INDEX @.stock_metrics_symbol_window_key");
     let twice = "INSERT INTO @.stock_metrics (symbol, window_start, window_end) VALUES ('A', 'epoch', 'epoch')";
     fixture.sql(&format!("{twice}, ('A', 'epoch', 'epoch')"));
-    assert!(matches!(fixture.database.init(), Err(InitFailure::Stop(stop)) if stop.message.contains("several rows")));
-    fixture.sql("DELETE FROM @.stock_metrics");
+    assert_eq!(fixture.database.init().expect("the rest is there").made, Vec::<String>::new());
+    let findings = fixture.database.validate().expect("an answer");
+    let [Finding { code: ExitCode::Config, message, is_absence: false }] = &findings[..] else {
+        panic!("{findings:?}")
+    };
+    assert!(message.contains("1 of its rows are for a window that has a newer row"), "{message}");
+    let (_, clean) = message.split_once("keep the newest row of each window: ").expect("a statement");
+    let (clean, _) = clean.split_once("; then run").expect("its end");
+    fixture.sql(clean);
+    assert_eq!(fixture.number("SELECT count(*) FROM @.stock_metrics"), 1);
     assert_eq!(fixture.database.init().expect("made").made.len(), 1);
     assert_eq!(fixture.database.validate().expect("an answer"), []);
 }
@@ -769,7 +784,6 @@ fn validation_finds_everything_at_once() {
     let messages: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
     let expected = [
         "UNLOGGED",
-        "\"price\" is numeric(10,2), which would round",
         "no column \"volume\"",
         "\"fetch_timestamp\" is integer",
         "\"venue\" is NOT NULL",
@@ -824,7 +838,7 @@ fn a_role_without_rights_is_told_what_to_grant_and_can_run_with_that() {
     fixture.database = database;
     assert!(fixture.write(&mut fixture.sink(), &prices(epoch, &[(0, &[PRICE, "bad"])])));
     fixture.sql(&format!("REVOKE INSERT ON @.stock_prices FROM {role}"));
-    let refused = fixture.sink().stage(&fixture.work(&prices(epoch, &[(2, &[PRICE])]))).expect_err("not allowed");
+    let refused = fixture.sink().stage(&mut fixture.work(&prices(epoch, &[(2, &[PRICE])]))).expect_err("not allowed");
     assert_eq!(refused.fault, Fault::Permission);
     fixture.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
@@ -837,19 +851,19 @@ fn a_killed_connection_is_a_connection_fault_and_the_next_batch_reconnects() {
     let kill =
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'stock-db-writer @'";
     let batch = prices(epoch, &[(0, &[PRICE])]);
-    let work = fixture.work(&batch);
+    let mut work = fixture.work(&batch);
     // Between two batches.
-    sink.stage(&work).expect("the rows are taken");
+    sink.stage(&mut work).expect("the rows are taken");
     sink.rollback();
     assert!(fixture.number(kill) > 0);
-    assert_eq!(sink.stage(&work).expect_err("killed").fault, Fault::Connection);
+    assert_eq!(sink.stage(&mut work).expect_err("killed").fault, Fault::Connection);
     // Before the offsets move.
-    sink.stage(&work).expect("a new connection");
+    sink.stage(&mut work).expect("a new connection");
     assert!(fixture.number(kill) > 0);
     assert_eq!(sink.advance(&work).expect_err("killed").fault, Fault::Connection);
     sink.rollback();
     // Before COMMIT is answered: in doubt, and the truth says what happened.
-    sink.stage(&work).expect("a new connection");
+    sink.stage(&mut work).expect("a new connection");
     assert!(sink.advance(&work).expect("no error"));
     assert!(fixture.number(kill) > 0);
     let doubt = sink.commit(Seq(0), &batch);
@@ -870,9 +884,9 @@ fn a_watchdog_can_cancel_what_a_writer_runs() {
     let heartbeat = Arc::new(Heartbeat::new("writer-0"));
     let mut sink = fixture.database.sink(heartbeat.clone());
     let batch = prices(epoch, &[(0, &[PRICE])]);
-    let work = fixture.work(&batch);
+    let mut work = fixture.work(&batch);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| (sink.stage(&work).expect_err("cancelled"), sink));
+        let writer = scope.spawn(|| (sink.stage(&mut work).expect_err("cancelled"), sink));
         eventually(
             "a copy",
             || matches!(heartbeat.state(), (Doing::Calling("copy"), since) if since.as_millis() > 200),
@@ -1050,9 +1064,9 @@ fn a_server_that_falls_silent_keeps_nobody_waiting_for_ever() {
     let sink = || database.sink(Arc::new(Heartbeat::new("writer-0")));
     let (mut staging, mut rolling_back, mut ledger) = (sink(), sink(), database.ledger());
     let batch = prices(epoch, &[(0, &[PRICE])]);
-    let work = fixture.work(&batch);
+    let mut work = fixture.work(&batch);
     for sink in [&mut staging, &mut rolling_back] {
-        sink.stage(&work).expect("the rows are taken");
+        sink.stage(&mut work).expect("the rows are taken");
     }
     staging.rollback();
     ledger.standings().expect("readable");
@@ -1068,7 +1082,7 @@ fn a_server_that_falls_silent_keeps_nobody_waiting_for_ever() {
     };
     std::thread::scope(|scope| {
         scope.spawn(|| silent(ledger.standings().expect_err("nobody answers")));
-        scope.spawn(|| silent(staging.stage(&work).expect_err("nobody answers")));
+        scope.spawn(|| silent(staging.stage(&mut work).expect_err("nobody answers")));
     });
     let began = Instant::now();
     drop((staging, rolling_back, ledger, database));

@@ -24,7 +24,7 @@ fn rules() -> Vec<(&'static str, String, &'static str)> {
          ALTER TABLE %TABLE% ADD FOREIGN KEY (symbol) REFERENCES symbols";
     vec![
         ("check", "ALTER TABLE %TABLE% ADD CHECK (symbol NOT LIKE 'BAD%')".to_owned(), "23514"),
-        ("type", "ALTER TABLE %TABLE% ALTER symbol TYPE varchar(4)".to_owned(), "22001"),
+        ("type", "ALTER TABLE %TABLE% ADD short varchar(4) GENERATED ALWAYS AS (symbol) STORED".to_owned(), "22001"),
         ("trigger", raising("TRIGGER refuse BEFORE INSERT"), "P0001"),
         ("after", raising("TRIGGER refuse AFTER INSERT"), "P0001"),
         ("deferred", raising("CONSTRAINT TRIGGER refuse AFTER INSERT"), "P0001"),
