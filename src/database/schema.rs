@@ -278,7 +278,7 @@ impl Database {
                 client.batch_execute("SET LOCAL statement_timeout = 0")?;
                 client.batch_execute(sql)
             });
-            done.map_err(|failure| in_need(failure))?;
+            done.map_err(in_need)?;
             made.push(what);
             Ok::<(), InitFailure>(())
         };

@@ -394,7 +394,8 @@ fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
             || matches!((*expected, column.base.as_str()), ("text", "varchar") | ("timestamptz", "timestamp"));
         let is_text = *expected == "text" && column.base == "varchar";
         let is_wide = (column.base == *expected || is_text) && column.modifier < 0;
-        if !is_wide && !(is_kin && needed.is_adoptable) {
+        let is_fine = is_wide || (is_kin && needed.is_adoptable);
+        if !is_fine {
             let zone = if *expected == "timestamptz" { " (first: SET TimeZone to that of its times)" } else { "" };
             findings.push(Finding::config(format!(
                 "table {table}: column {name:?} is {}; ALTER TABLE {table} ALTER COLUMN {} TYPE {expected}{zone}",

@@ -3,6 +3,7 @@
 //! `dev/test` starts the servers and runs them; it sets the variables that name the servers, and a test without servers
 //! fails. STOCK_DB_WRITER_TEST_SIZE=long selects the full sizes.
 
+mod adopting;
 mod backlog;
 mod cli;
 mod dead_letters;
