@@ -231,8 +231,11 @@ pub fn show(config: &Config, id: &LetterId, full: bool) -> Result<(), Stop> {
         };
         let mut plan = Plan::default();
         let settings = config.topics.settings(&letter.id.partition.topic);
-        plan.add(&record, settings, config.kafka.message_bytes_max);
-        desk.ask(|letters| letters.fit(&mut plan))?;
+        // Otherwise it may be that no letter of the record is open.
+        if letter.is_open() && !record.letters.is_empty() {
+            plan.add(&record, settings, config.kafka.message_bytes_max);
+            desk.ask(|letters| letters.fit(&mut plan))?;
+        }
         let shown = write_letter(&mut out, config, &letter)
             .and_then(|()| write_value(&mut out, &letter, record.payload.as_deref(), full))
             .and_then(|()| write_today(&mut out, config, &letter, &record, &plan));
