@@ -4,10 +4,12 @@
 //! fails. STOCK_DB_WRITER_TEST_SIZE=long selects the full sizes.
 
 mod backlog;
+mod brake;
 mod cli;
 mod dead_letters;
 mod doubt;
 mod explain;
+mod faults;
 mod groups;
 mod harness;
 mod kafka_faults;
