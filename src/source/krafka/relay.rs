@@ -77,18 +77,28 @@ impl KrafkaRelay {
         let mut n_left_out = postings.iter().filter(is_cut).count();
         for (posting, handle) in postings.iter().zip(handles) {
             match handle.await {
-                Err(KrafkaError::Broker {
-                    code: ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge, ..
-                }) if posting.value.is_some() => {
-                    // Where it is in the topic is of no interest.
-                    _ = self.producer.send(self.record(posting, false)).await?;
-                    n_left_out += 1;
-                }
+                // That is said of a batch: its other records are not the ones that are too long.
+                Err(error) if is_too_long(&error) => n_left_out += self.send_alone(posting).await?,
                 answer => _ = answer?,
             }
         }
         Ok(n_left_out)
     }
+
+    /// Answers how many values were left out. Where a record is in the topic is of no interest.
+    async fn send_alone(&self, posting: &Posting) -> krafka::Result<usize> {
+        match self.producer.send(self.record(posting, true)).await {
+            Err(error) if is_too_long(&error) && posting.value.is_some() => {
+                _ = self.producer.send(self.record(posting, false)).await?;
+                Ok(1)
+            }
+            answer => answer.map(|_| 0),
+        }
+    }
+}
+
+fn is_too_long(error: &KrafkaError) -> bool {
+    matches!(error, KrafkaError::Broker { code: ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge, .. })
 }
 
 impl Outlet for KrafkaRelay {
