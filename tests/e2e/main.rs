@@ -21,6 +21,7 @@ mod outages;
 mod patterns;
 mod positions;
 mod refused;
+mod relay;
 mod reset;
 mod selfcheck;
 mod shapes;
