@@ -9,7 +9,7 @@
 --     INSERT                 on stock_prices and writer_dead_letters
 --     SELECT, INSERT, UPDATE on stock_metrics and writer_offsets
 --     SELECT                 on writer_meta
--- and for the command dead-letters also SELECT and UPDATE on writer_dead_letters.
+-- and for the command dead-letters, and for the relay (dead_letters.topic), also SELECT and UPDATE on writer_dead_letters.
 
 -- One row per price. `numeric` without a scale keeps every digit that was sent.
 -- `id` is neither in offset order nor in commit order.
@@ -100,8 +100,17 @@ CREATE TABLE IF NOT EXISTS public.writer_dead_letters (
     first_seen timestamptz NOT NULL DEFAULT now(),
     redriven_at timestamptz,
     discarded_at timestamptz,
+    -- When it had been handed on to dead_letters.topic.
+    relayed_at timestamptz,
     PRIMARY KEY (pipeline, topic, partition, record_offset, element)
 );
+
+-- Tables of before have no such column yet.
+ALTER TABLE public.writer_dead_letters ADD COLUMN IF NOT EXISTS relayed_at timestamptz;
+
+-- What the relay has still to do.
+CREATE INDEX IF NOT EXISTS writer_dead_letters_relay_idx
+    ON public.writer_dead_letters (pipeline, topic, partition, record_offset, element) WHERE relayed_at IS NULL;
 
 -- Offsets that Kafka had deleted before they were read, and who decided to go on without them.
 CREATE TABLE IF NOT EXISTS public.writer_gaps (

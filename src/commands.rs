@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, LogIdentity, Standing, below_log_start, same_log, wa
 use crate::outage::Outage;
 use crate::record::TopicPartition;
 use crate::shutdown::Shutdown;
-use crate::source::{self, Bounds, SourceFault};
+use crate::source::{self, Bounds, Source, SourceFault};
 use crate::startup::{self, NotStarted, Patience};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -210,6 +210,7 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
         Ok(cluster_id) => cluster_id,
         Err(fault) => return findings.push(fault.into()),
     };
+    check_relay(config, source.as_mut(), findings);
     let mut topics: Vec<Arc<str>> = config.topics.names().map(Arc::from).collect();
     match startup::matching(config, source.as_mut()) {
         Ok(matching) => {
@@ -260,6 +261,19 @@ fn check_kafka(config: &Config, standings: &[Standing], findings: &mut Vec<Stop>
             }
         }
     }
+}
+
+/// A relay topic that is missing keeps no run from working, but its letters wait.
+fn check_relay(config: &Config, source: &mut dyn Source, findings: &mut Vec<Stop>) {
+    let Some(topic) = config.dead_letters.topic.as_deref().map(Arc::<str>::from) else { return };
+    findings.extend(match source.topics(std::slice::from_ref(&topic)) {
+        Ok(_) => None,
+        Err(SourceFault::MissingTopic(topic)) => Some(source::relay::missing(&topic).into()),
+        Err(fault) => {
+            let stop = Stop::from(fault);
+            Some(Stop::new(stop.code, format!("dead_letters.topic: {}", stop.message)))
+        }
+    });
 }
 
 /// What a pattern stands for now. None is no problem: topics may appear later.

@@ -85,8 +85,7 @@ impl Config {
     }
 
     fn read(reader: &mut Reader, sources: &Sources) -> Config {
-        // The relay of dead letters and the metrics endpoint are part of the interface, but not of this version.
-        reader.only("dead_letters.topic", "");
+        // The metrics endpoint is part of the interface, but not of this version.
         reader.only("metrics.listen", "");
         Config {
             pipeline: reader.get("pipeline", name).unwrap_or_else(|| "stock-db-writer".to_owned()),
@@ -118,12 +117,27 @@ fn contradictions(config: &Config, reader: &mut Reader) {
             ),
         );
     }
+    if let Some(topic) = &config.dead_letters.topic {
+        relay_contradictions(topic, config, reader);
+    }
     let statement_timeout = config.database.statement_timeout;
     if config.writers.hold_max >= statement_timeout {
         reader.complain(
             &["writers.max_hold_ms", "database.statement_timeout_ms"],
             format!("must be below database.statement_timeout_ms, {}", statement_timeout.as_millis()),
         );
+    }
+}
+
+fn relay_contradictions(topic: &str, config: &Config, reader: &mut Reader) {
+    if config.topics.names().any(|name| name == topic) || config.topics.is_by_pattern(topic) {
+        let what = format!("{topic:?} is one of the topics that are read: its letters would be read as records");
+        reader.complain(&["dead_letters.topic"], what);
+    }
+    #[cfg(feature = "client-kafka")]
+    if config.kafka.client == Client::Kafka {
+        let what = "client = \"kafka\" sends no headers: leave it empty, or use client = \"krafka\"";
+        reader.complain(&["dead_letters.topic", "kafka.client"], what);
     }
 }
 

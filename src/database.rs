@@ -27,7 +27,7 @@ mod validate;
 mod wire;
 
 pub use ledger::PostgresLedger;
-pub use letters::{PostgresLetters, Written};
+pub use letters::{PostgresLetters, Unrelayed, Written};
 pub use reset::Reset;
 pub use schema::{InitFailure, InitOutcome};
 pub use sink::PostgresSink;
@@ -60,6 +60,8 @@ struct Shared {
     pipeline: String,
     owner: String,
     payload_bytes_max: usize,
+    // Whether dead letters are handed on.
+    relays: bool,
 }
 
 impl Database {
@@ -67,8 +69,9 @@ impl Database {
     /// name, for people who look into `writer_offsets`.
     pub fn open(config: &Config, owner: &str) -> Result<Database, Failure> {
         let connector = Connector::new(&config.database, &config.pipeline, Reaper::start())?;
-        // One for each writer, one for the claims, one for what a command does beside them.
-        let size_max = u32::try_from(config.writers.count).unwrap_or(u32::MAX - 2) + 2;
+        let relays = config.dead_letters.topic.is_some();
+        // One for each writer, one for the claims, one for what a command does beside them, one for the relay.
+        let size_max = u32::try_from(config.writers.count).unwrap_or(u32::MAX - 3) + 2 + u32::from(relays);
         let pool = Pool::new(connector, size_max);
         // Put back at once: whoever asks first gets this one.
         drop(pool.get()?);
@@ -79,6 +82,7 @@ impl Database {
             pipeline: config.pipeline.clone(),
             owner: owner.to_owned(),
             payload_bytes_max: config.dead_letters.payload_bytes_max,
+            relays,
         };
         Ok(Database { shared: Arc::new(shared) })
     }
@@ -109,7 +113,7 @@ impl Database {
         )
     }
 
-    /// An operator's view of the dead letters. It connects when it is first used, and keeps its connection.
+    /// An operator's view of the dead letters, and the relay's. It connects when it is first used, and keeps its connection.
     pub fn letters(&self) -> PostgresLetters {
         let shared = &self.shared;
         PostgresLetters::new(

@@ -46,6 +46,7 @@ pub mod database;
 // Threads.
 pub mod claimer;
 pub mod consumer;
+pub mod relay;
 pub mod watchdog;
 pub mod writer;
 

@@ -8,6 +8,7 @@ pub mod fault;
 pub mod kafka;
 #[cfg(feature = "client-krafka")]
 pub mod krafka;
+pub mod relay;
 
 pub use crate::record::StartAt;
 pub use fault::SourceFault;

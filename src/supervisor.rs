@@ -11,11 +11,12 @@ use crate::heartbeat::Heartbeat;
 use crate::ledger::Ledger;
 use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
+use crate::relay;
 use crate::shutdown::Shutdown;
 use crate::startup::{self, NotStarted, Patience};
 use crate::watchdog;
 use crate::writer::{self, Shared};
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use std::time::{Duration, Instant};
 
 /// After a stop is asked for, everything has ended by then.
 const STOP_MAX: Duration = Duration::from_secs(9);
+
+/// After a bounded run, dead letters have been relayed by then; what has not been waits in the database.
+const RELAY_MAX: Duration = Duration::from_secs(30);
 
 /// After an error, the consumer has left its group by then.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
@@ -94,9 +98,9 @@ fn leave(shutdown: &Shutdown, ends_rx: &Receiver<End>) {
     while ends_rx.recv_deadline(deadline).is_ok_and(|end| !matches!(end, Ok(Some(_)))) {}
 }
 
-/// One end for each thread that can speak: consumer, claimer, watchdog, writers.
+/// One end for each thread that can speak: consumer, claimer, watchdog, relay, writers.
 fn bounded_ends(config: &Config) -> (Sender<End>, Receiver<End>) {
-    bounded(config.writers.count + 3)
+    bounded(config.writers.count + 4)
 }
 
 fn signals() -> Result<Receiver<i32>, Stop> {
@@ -200,6 +204,18 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         let hard = config.database.statement_timeout * 2 + Duration::from_secs(30);
         spawn("watchdog", ends_tx.clone(), move || watchdog::run(&heartbeats, soft, hard, &shutdown).map(|()| None))?;
     }
+    let (finish_tx, finish_rx) = crossbeam_channel::bounded(0);
+    let (relayed_tx, relayed_rx) = crossbeam_channel::bounded(0);
+    if let Some(mut relay) = relay::Relay::new(config, &database) {
+        spawn("relay", ends_tx.clone(), move || {
+            // Both are closed, never written to.
+            let _relayed_tx: Sender<()> = relayed_tx;
+            relay.run(&finish_rx);
+            Ok(None)
+        })?;
+    } else {
+        drop(relayed_tx);
+    }
     let wiring = Wiring {
         dispatches_tx,
         durables_rx,
@@ -211,5 +227,12 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         outage_max,
         shutdown: shutdown.clone(),
     };
-    Ok(consumer::run(source.as_mut(), config, wiring)?)
+    let ended = consumer::run(source.as_mut(), config, wiring)?;
+    drop::<Sender<()>>(finish_tx);
+    if let Ended::ReachedEnds = ended
+        && let Err(RecvTimeoutError::Timeout) = relayed_rx.recv_timeout(RELAY_MAX)
+    {
+        log::warn!("not all dead letters could be relayed in time; the others wait in the database");
+    }
+    Ok(ended)
 }

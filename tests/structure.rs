@@ -87,6 +87,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("newest", &["batch", "record", "source"]),
     ("logger", &["config"]),
     ("progress", &[]),
+    ("relay", &["backoff", "config", "database", "dead_letters", "fault", "outage", "source"]),
     (
         "startup",
         &["backoff", "config", "database", "exit", "fault", "ledger", "outage", "record", "shutdown", "source"],
@@ -102,6 +103,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "ledger",
             "outage",
             "pipeline_lock",
+            "relay",
             "shutdown",
             "startup",
             "watchdog",

@@ -1,6 +1,7 @@
 //! The sections of numbers: `[batch]`, `[writers]`, `[retry]`, `[schema]`, `[dead_letters]` and `[log]`.
 
-use super::reader::{Reader, integer, millis, one_of, ratio, size};
+use super::reader::{Reader, integer, millis, one_of, ratio, size, text};
+use super::topics::topic_name;
 use std::time::Duration;
 
 const KIB: usize = 1 << 10;
@@ -63,12 +64,14 @@ pub enum Manage {
 }
 
 /// `[dead_letters]`
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetters {
     /// More than this share of one cause stops the worker; 1: never.
     pub ratio_max: f64,
     /// A longer payload is kept as length and digest, in bytes.
     pub payload_bytes_max: usize,
+    /// The topic that they are relayed to.
+    pub topic: Option<String>,
 }
 
 /// `log.format`
@@ -127,6 +130,12 @@ pub(super) fn dead_letters(reader: &mut Reader) -> DeadLetters {
     DeadLetters {
         ratio_max: reader.get("dead_letters.ratio_max", ratio).unwrap_or(0.05),
         payload_bytes_max: reader.get("dead_letters.payload_bytes_max", size(0, GIB)).unwrap_or(MIB),
+        topic: reader
+            .get("dead_letters.topic", |raw| match text(raw)?.as_str() {
+                "" => Ok(None),
+                _ => topic_name(raw).map(Some),
+            })
+            .flatten(),
     }
 }
 

@@ -118,7 +118,7 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!((config.writers.count, config.writers.memory_max), (2, 256 << 20));
     assert_eq!((config.retry.outage_max, config.retry.attempts_max), (Duration::ZERO, 0));
     assert_eq!(config.schema, Schema { manage: Manage::Create, grace: Duration::from_secs(60) });
-    assert_eq!(config.dead_letters, DeadLetters { ratio_max: 0.05, payload_bytes_max: 1 << 20 });
+    assert_eq!(config.dead_letters, DeadLetters { ratio_max: 0.05, payload_bytes_max: 1 << 20, topic: None });
     assert_eq!(config.log_format, LogFormat::Text);
 }
 
@@ -442,6 +442,7 @@ fn what_the_client_for_old_brokers_lacks_is_refused_in_one_line() {
         ("start_at = \"2024-01-02T15:04:05Z\"", 5, "kafka.start_at"),
         ("[kafka.tls]\nenable = true", 6, "kafka.tls.enable"),
         (&sasl, 6, "kafka.sasl.mechanism"),
+        ("[dead_letters]\ntopic = \"letters\"", 6, "dead_letters.topic"),
     ] {
         let told = "assignment = \"all\"\nisolation = \"read_uncommitted\"\n";
         let told = if text.contains("isolation") { "" } else { told };
@@ -471,12 +472,33 @@ fn what_this_version_does_not_build_is_refused_by_name() {
         ("[kafka.tls]\nverify = false", "kafka.tls.verify", "protects from nobody"),
         ("[kafka.sasl]\nmechanism = \"OAUTHBEARER\"", "kafka.sasl.mechanism", "OAUTHBEARER"),
         ("[metrics]\nlisten = \"127.0.0.1:9464\"", "metrics.listen", "leave it empty"),
-        ("[dead_letters]\ntopic = \"letters\"", "dead_letters.topic", "leave it empty"),
         ("[database.tables.prices]\nconflict = \"ignore\"", "database.tables.prices.conflict", "\"dead-letter\""),
     ] {
         let error = only_error(text);
         let line = text.lines().count();
         assert!(error.starts_with(&format!("writer.toml:{line}: {key}: ")) && error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn dead_letters_are_relayed_to_a_topic_that_nobody_here_reads() {
+    let config = file("[dead_letters]\ntopic = \"letters\"").config();
+    assert_eq!(config.dead_letters.topic.as_deref(), Some("letters"));
+    assert_eq!(file("[dead_letters]\ntopic = \"\"").config().dead_letters.topic, None);
+    for (text, line, named) in [
+        ("[dead_letters]\ntopic = \"stock_prices\"", 2, "one of the topics that are read"),
+        ("[dead_letters]\ntopic = \"a letter\"", 2, "1 to 249 of the characters"),
+        (
+            "[[topics]]\npattern = '^letters'\n[dead_letters]\ntopic = \"letters-1\"",
+            4,
+            "one of the topics that are read",
+        ),
+    ] {
+        let error = only_error(text);
+        assert!(
+            error.starts_with(&format!("writer.toml:{line}: dead_letters.topic: ")) && error.contains(named),
+            "{error}"
+        );
     }
 }
 

@@ -233,7 +233,7 @@ fn settings(reader: &mut Reader, idx: usize) -> Settings {
 }
 
 /// What Kafka takes for a topic's name.
-fn topic_name(raw: &Raw) -> Result<String, String> {
+pub(super) fn topic_name(raw: &Raw) -> Result<String, String> {
     let name = non_empty(raw)?;
     let legal = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     match name.len() {

@@ -4,9 +4,13 @@
 //! broken off anywhere and begun again. Letters are locked before they are decoded, and passed over where somebody else
 //! has locked them. One process at a time works on a page of a pipeline, by an advisory lock, and from the newest letter
 //! to the oldest: of two letters for one window the newer is then written first, and the older one finds it there. A
-//! running worker is in nobody's way: it only adds letters.
+//! running worker is in nobody's way: it only adds letters, and its relay (`relay`) marks them in a moment.
 //!
 //! Pages are found by the primary key, so that a million letters need no more memory than a page.
+
+mod relay;
+
+pub use relay::Unrelayed;
 
 use super::binary;
 use super::columns::{self, Fingerprint, Target, lock_and_look, look};

@@ -2,9 +2,9 @@
 //!
 //! schema.sql is a script that can be run again and again; here only those of its statements are run whose object is
 //! missing, so that a role without CREATE can start a pipeline whose tables are all there. Secondary indexes are made
-//! together with their table only: on a table that is there already, they are the operator's decision, and making one
-//! can take hours. The unique index that ON CONFLICT needs is made in any case; on a table that is there already, beside
-//! whoever reads and writes it.
+//! together with their table, or with the column that they are about: on a table that is there already, the others are the
+//! operator's decision, and making one can take hours. The unique index that ON CONFLICT needs is made in any case; on a
+//! table that is there already, beside whoever reads and writes it.
 
 use super::Database;
 use super::adopting::{WINDOW, repeated_windows};
@@ -109,9 +109,13 @@ fn name_of(word: &str, names: &Names) -> Option<String> {
     }
     let is_index = word.ends_with("_idx") || word.ends_with("_key");
     let (table, suffix) = match is_index {
-        true => [("stock_prices", &names.prices), ("stock_metrics", &names.metrics)]
-            .into_iter()
-            .find_map(|(default, table)| Some((table, word.strip_prefix(default)?)))?,
+        true => [
+            ("stock_prices", &names.prices),
+            ("stock_metrics", &names.metrics),
+            ("writer_dead_letters", &names.dead_letters),
+        ]
+        .into_iter()
+        .find_map(|(default, table)| Some((table, word.strip_prefix(default)?)))?,
         false => return None,
     };
     // PostgreSQL cuts what is longer, and would cut the part that tells one index from another.
@@ -139,6 +143,8 @@ fn table_of<'a>(default: &str, names: &'a Names) -> Option<&'a Table> {
 enum Statement<'a> {
     /// Makes this table.
     Table(&'a str),
+    /// Adds this column to this table.
+    Column(&'a str, &'a str),
     /// Makes this index on this table.
     Index(&'a str, &'a str),
     /// Notes the version.
@@ -160,8 +166,11 @@ fn statements(script: &str) -> Vec<(Statement<'_>, &str)> {
         let mut words = text.split_whitespace();
         let statement = if text.starts_with("CREATE TABLE") {
             words.nth(5).and_then(own).map(Statement::Table)
+        } else if text.starts_with("ALTER TABLE") {
+            let table = words.nth(2).and_then(own);
+            table.and_then(|table| Some(Statement::Column(words.nth(5)?, table)))
         } else if text.starts_with("CREATE") {
-            let index = words.find(|word| word.starts_with("stock_"));
+            let index = words.find(|word| word.ends_with("_idx") || word.ends_with("_key"));
             index.and_then(|index| Some(Statement::Index(index, own(words.nth(1)?)?)))
         } else if text.starts_with("INSERT") {
             Some(Statement::Version)
@@ -298,6 +307,13 @@ impl Database {
                         fresh.push(default);
                     }
                 }
+                Statement::Column(column, default) => {
+                    let table = table_of(default, names).expect("the script changes only tables that have names");
+                    if !session.call(DOING, call_max, |client| has_column(client, table, column))? {
+                        make(session, format!("column {} of table {table}", quoted(column)), &sql)?;
+                        fresh.push(default);
+                    }
+                }
                 Statement::Index(index, default) => {
                     let table = table_of(default, names).expect("the script makes only indexes on its tables");
                     if fresh.contains(&default) {
@@ -372,6 +388,14 @@ pub(super) fn has_table(client: &mut Client, table: &Table) -> Result<bool, post
     Ok(!client.query(SQL, &[&table.schema, &table.bare])?.is_empty())
 }
 
+/// Whether a table, which is there, has a column of this name.
+fn has_column(client: &mut Client, table: &Table, column: &str) -> Result<bool, postgres::Error> {
+    const SQL: &str = "SELECT 1 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = $3 AND a.attnum > 0 AND NOT a.attisdropped";
+    Ok(!client.query(SQL, &[&table.schema, &table.bare, &column])?.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,7 +417,8 @@ mod tests {
         let script = statements(SCRIPT);
         let tables = script.iter().filter(|(statement, _)| matches!(statement, Statement::Table(_))).count();
         let indexes = script.iter().filter(|(statement, _)| matches!(statement, Statement::Index(..))).count();
-        assert_eq!((tables, indexes, script.len()), (6, 4, 11));
+        assert_eq!((tables, indexes, script.len()), (6, 5, 13));
+        assert!(script.iter().any(|(s, _)| *s == Statement::Column("relayed_at", "writer_dead_letters")));
         assert_eq!(script.len(), SCRIPT.matches(";\n").count());
         assert!(script.contains(&(Statement::Index(UPSERT_INDEX, "stock_metrics"), script[4].1)));
     }

@@ -42,7 +42,35 @@ struct Needed<'a> {
     privileges: &'static [&'static str],
 }
 
-fn needed(names: &Names) -> [Needed<'_>; 6] {
+/// Columns that tables of before have not, and that `init` adds.
+const ADDED_BY_INIT: &[&str] = &["relayed_at"];
+
+const DEAD_LETTERS: &[(&str, &str)] = &[
+    ("pipeline", "text"),
+    ("topic", "text"),
+    ("partition", "int4"),
+    ("record_offset", "int8"),
+    ("element", "int4"),
+    ("key", "bytea"),
+    ("payload", "bytea"),
+    ("payload_bytes", "int8"),
+    ("payload_sha256", "bytea"),
+    ("reason_class", "text"),
+    ("reason_code", "text"),
+    ("reason", "text"),
+    ("record_timestamp_ms", "int8"),
+    ("record_elements", "int4"),
+    ("redriven_at", "timestamptz"),
+    ("discarded_at", "timestamptz"),
+    // The last: only the relay needs it.
+    ("relayed_at", "timestamptz"),
+];
+
+fn needed(names: &Names, relays: bool) -> [Needed<'_>; 6] {
+    let (letters_columns, letters_privileges): (_, &[&str]) = match relays {
+        true => (DEAD_LETTERS, &["SELECT", "INSERT", "UPDATE"]),
+        false => (&DEAD_LETTERS[..DEAD_LETTERS.len() - 1], &["INSERT"]),
+    };
     let written =
         |table, columns, privileges| Needed { table, columns, is_written: true, is_adoptable: false, privileges };
     let rows = |table, columns, privileges| Needed { is_adoptable: true, ..written(table, columns, privileges) };
@@ -93,28 +121,7 @@ fn needed(names: &Names) -> [Needed<'_>; 6] {
             ],
             &["SELECT", "INSERT", "UPDATE"],
         ),
-        written(
-            &names.dead_letters,
-            &[
-                ("pipeline", "text"),
-                ("topic", "text"),
-                ("partition", "int4"),
-                ("record_offset", "int8"),
-                ("element", "int4"),
-                ("key", "bytea"),
-                ("payload", "bytea"),
-                ("payload_bytes", "int8"),
-                ("payload_sha256", "bytea"),
-                ("reason_class", "text"),
-                ("reason_code", "text"),
-                ("reason", "text"),
-                ("record_timestamp_ms", "int8"),
-                ("record_elements", "int4"),
-                ("redriven_at", "timestamptz"),
-                ("discarded_at", "timestamptz"),
-            ],
-            &["INSERT"],
-        ),
+        written(&names.dead_letters, letters_columns, letters_privileges),
         written(
             &names.gaps,
             &[
@@ -161,7 +168,7 @@ impl Database {
     /// Looks for everything that would keep a `run` from working.
     pub fn validate(&self) -> Result<Vec<Finding>, Failure> {
         let mut session = self.session()?;
-        Look { session: &mut session, call_max: self.call_max() }.at(&self.shared.names)
+        Look { session: &mut session, call_max: self.call_max() }.at(&self.shared.names, self.shared.relays)
     }
 }
 
@@ -175,10 +182,10 @@ impl Look<'_> {
         self.session.call("checking the tables", self.call_max, call)
     }
 
-    fn at(&mut self, names: &Names) -> Result<Vec<Finding>, Failure> {
+    fn at(&mut self, names: &Names, relays: bool) -> Result<Vec<Finding>, Failure> {
         let mut findings = Vec::new();
         self.database(&mut findings)?;
-        for needed in needed(names) {
+        for needed in needed(names, relays) {
             let table = needed.table;
             let Some(found) = self.ask(|client| find(client, table))? else {
                 let message = format!("table {table} does not exist; run `stock-db-writer init`");
@@ -377,10 +384,13 @@ fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
     }
     for (name, expected) in needed.columns {
         let Some(column) = found.columns.iter().find(|column| column.name == *name) else {
-            findings.push(Finding::config(format!(
-                "table {table} has no column {name:?}; ALTER TABLE {table} ADD COLUMN {} {expected}",
+            let is_absence = ADDED_BY_INIT.contains(name);
+            let remedy = if is_absence { "run `stock-db-writer init`, or " } else { "" };
+            let message = format!(
+                "table {table} has no column {name:?}; {remedy}ALTER TABLE {table} ADD COLUMN {} {expected}",
                 quoted(name)
-            )));
+            );
+            findings.push(Finding { code: ExitCode::Config, message, is_absence });
             continue;
         };
         if column.is_generated && needed.is_adoptable {

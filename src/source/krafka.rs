@@ -9,6 +9,7 @@
 mod listener;
 mod membership;
 mod outage;
+mod relay;
 mod wire;
 
 use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
@@ -28,6 +29,7 @@ use krafka::{CloseOptions, Kafka};
 use listener::Listener;
 use membership::Unconfirmed;
 use outage::PROBE_INTERVAL;
+pub use relay::KrafkaRelay;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,21 +91,7 @@ pub struct KrafkaSource {
 impl KrafkaSource {
     /// Connects; one attempt.
     pub fn connect(config: &KafkaConfig) -> Result<Self, SourceFault> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("kafka-io")
-            .enable_all()
-            .build()
-            .map_err(|error| SourceFault::Away(format!("starting the client's runtime: {error}")))?;
-        let mut builder = Kafka::builder(config.brokers.join(","))
-            .client_id("stock-db-writer")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .request_timeout(REQUEST_TIMEOUT)
-            .metadata_max_age(METADATA_AGE_MAX);
-        if let Some(security) = security(config)? {
-            builder = builder.security(security);
-        }
-        let kafka = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()))?;
+        let (runtime, kafka) = client(config)?;
         let admin = kafka.admin();
         Ok(KrafkaSource {
             config: config.clone(),
@@ -531,6 +519,26 @@ impl Source for KrafkaSource {
             }
         }
     }
+}
+
+/// A runtime of its own, and in it a client that has reached a broker.
+fn client(config: &KafkaConfig) -> Result<(Runtime, Kafka), SourceFault> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("kafka-io")
+        .enable_all()
+        .build()
+        .map_err(|error| SourceFault::Away(format!("starting the client's runtime: {error}")))?;
+    let mut builder = Kafka::builder(config.brokers.join(","))
+        .client_id("stock-db-writer")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .request_timeout(REQUEST_TIMEOUT)
+        .metadata_max_age(METADATA_AGE_MAX);
+    if let Some(security) = security(config)? {
+        builder = builder.security(security);
+    }
+    let kafka = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()))?;
+    Ok((runtime, kafka))
 }
 
 /// Where a partition would start must be known of all of them.

@@ -132,6 +132,19 @@ fn a_connection_lost_before_commit_is_redone_without_asking() {
     assert_eq!(write(sink), (true, again.to_vec()));
 }
 
+/// With pauses of up to 30 s, half an hour is some 70 attempts.
+#[test]
+fn an_outage_of_any_length_ends_with_the_batch_written_once() {
+    let away = [(Fault::Connection, "57P03"), (Fault::Connection, "57P01"), (Fault::WrongNode, "25006")];
+    let outage = away.into_iter().cycle().take(100).map(|(fault, sqlstate)| failure(fault, Some(sqlstate)));
+    let shared = Shared { retry: Retry { max: Duration::from_millis(1), ..shared().retry }, ..shared() };
+    let mut sink = Scripted { stages: outage.collect(), ..Scripted::default() };
+    let settlement = write_with(&shared, &mut sink).expect("nothing here stops the process");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    let count = |call: &str| sink.calls.iter().filter(|made| **made == call).count();
+    assert_eq!((count("stage"), count("commit"), sink.staged), (101, 1, (2, 0)));
+}
+
 #[test]
 fn a_commit_in_doubt_that_was_applied_is_not_written_again() {
     let commits = [CommitFailure::InDoubt(lost())].into();

@@ -282,22 +282,6 @@ fn bad_records_become_dead_letters_beside_healthy_neighbours() {
 }
 
 #[test]
-fn a_flood_of_one_cause_stops_the_run_before_the_flood() {
-    let stage = Stage::new("brake", 1);
-    stage.produce(500);
-    let mut kcat = Kcat::start(&stage.topic, Some(0), "none");
-    for _ in 0..5_000 {
-        kcat.line("A", br#"{"symbol":"A","cost":1}"#);
-    }
-    kcat.finish();
-    let output = stage.invocation().set("batch.rows_max", 250).output(&["run", "--until-end"]).expect_code(65);
-    println!("{}", output.cause());
-    let at = stage.standings(&stage.topic)[&0].clone();
-    assert!(at.next_offset >= 500 && at.next_offset < 1_500, "{at:?}");
-    assert_eq!(stage.rows(), 500);
-}
-
-#[test]
 fn of_several_records_for_one_window_the_last_one_wins() {
     let stage = Stage::new("windows", 2);
     let metrics = format!("{}_metrics", stage.name);

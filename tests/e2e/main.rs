@@ -5,10 +5,12 @@
 
 mod adopting;
 mod backlog;
+mod brake;
 mod cli;
 mod dead_letters;
 mod doubt;
 mod explain;
+mod faults;
 mod groups;
 mod harness;
 mod kafka_faults;
@@ -20,6 +22,7 @@ mod outages;
 mod patterns;
 mod positions;
 mod refused;
+mod relay;
 mod reset;
 mod selfcheck;
 mod shapes;
