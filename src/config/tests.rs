@@ -503,6 +503,15 @@ fn dead_letters_are_relayed_to_a_topic_that_nobody_here_reads() {
 }
 
 #[test]
+fn each_table_says_whether_it_may_round() {
+    let database = |text: &str| file(text).load().expect("it is right").database;
+    let plain = database("");
+    assert_eq!((plain.prices_round, plain.metrics_round), (false, false));
+    let set = database("[database.tables.metrics]\nround = true");
+    assert_eq!((set.prices_round, set.metrics_round, set.metrics), (false, true, plain.metrics));
+}
+
+#[test]
 fn numbers_have_limits() {
     for (key, least, most) in [
         ("batch.rows_max", 1_i64, 1_000_000_i64),
