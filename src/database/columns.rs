@@ -41,8 +41,9 @@ pub(super) fn look(table: &Table, columns: &[&str]) -> String {
     )
 }
 
-/// The fingerprints in the answer to such statements: one for each SELECT, in their order.
-pub(super) fn fingerprints(answer: &[SimpleQueryMessage]) -> Vec<Fingerprint> {
+/// The fingerprints in the answer to such statements: so many, one for each SELECT, in their order. What is no such answer
+/// is not taken for one about columns as in schema.sql.
+pub(super) fn fingerprints(answer: &[SimpleQueryMessage], n: usize) -> Result<Vec<Fingerprint>, Failure> {
     let mut fingerprints = Vec::new();
     let mut rows = None;
     for message in answer {
@@ -55,7 +56,10 @@ pub(super) fn fingerprints(answer: &[SimpleQueryMessage]) -> Vec<Fingerprint> {
             _ => {}
         }
     }
-    fingerprints
+    match fingerprints.len() == n {
+        true => Ok(fingerprints),
+        false => Err(plain(Fault::Connection, "looking at the columns: the server's answer is to something else")),
+    }
 }
 
 /// A column as it is.

@@ -310,8 +310,9 @@ impl PostgresLetters {
         let names = self.names.clone();
         let sql = format!("{}; {}", look(&names.prices, columns::PRICES), look(&names.metrics, columns::METRICS));
         let answer = self.call("looking at the columns", |client| client.simple_query(&sql))?;
-        let mut looks = columns::fingerprints(&answer).into_iter();
-        Ok((looks.next().unwrap_or_default(), looks.next().unwrap_or_default()))
+        let mut looks = columns::fingerprints(&answer, 2)?.into_iter();
+        let mut next = || looks.next().expect("there are two");
+        Ok((next(), next()))
     }
 
     /// Takes out of a plan what the columns of the tables can't hold.

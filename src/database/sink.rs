@@ -161,11 +161,9 @@ impl PostgresSink {
         // Before the call: what fails after its BEGIN has a transaction to end.
         self.transaction = Transaction::Open;
         let answer = self.call("begin", "beginning a transaction", |client| client.simple_query(&begin))?;
-        let mut looks = columns::fingerprints(&answer).into_iter();
-        Ok((
-            has_prices.then(|| looks.next().unwrap_or_default()),
-            has_metrics.then(|| looks.next().unwrap_or_default()),
-        ))
+        let n = usize::from(has_prices) + usize::from(has_metrics);
+        let mut looks = columns::fingerprints(&answer, n)?.into_iter();
+        Ok((if has_prices { looks.next() } else { None }, if has_metrics { looks.next() } else { None }))
     }
 
     /// What a table's columns can't hold, by the fingerprint that they have now.
