@@ -10,6 +10,8 @@
 --     SELECT, INSERT, UPDATE on stock_metrics and writer_offsets
 --     SELECT                 on writer_meta
 -- and for the command dead-letters, and for the relay (dead_letters.topic), also SELECT and UPDATE on writer_dead_letters.
+-- For the command reset SELECT on stock_prices, SELECT and DELETE on writer_dead_letters, and SELECT, INSERT, UPDATE and
+-- DELETE on writer_gaps; for kafka.on_gap = "record" SELECT, INSERT and UPDATE on writer_gaps.
 
 -- One row per price. `numeric` without a scale keeps every digit that was sent.
 -- `id` is neither in offset order nor in commit order.
