@@ -9,7 +9,11 @@
 --     INSERT                 on stock_prices and writer_dead_letters
 --     SELECT, INSERT, UPDATE on stock_metrics and writer_offsets
 --     SELECT                 on writer_meta
--- and for the command dead-letters, and for the relay (dead_letters.topic), also SELECT and UPDATE on writer_dead_letters.
+-- and with kafka.on_gap = "record" also SELECT, INSERT and UPDATE on writer_gaps,
+-- with dead_letters.topic also SELECT and UPDATE on writer_dead_letters. Further, for commands:
+--     dead-letters   SELECT and UPDATE on writer_dead_letters
+--     reset          SELECT and DELETE on writer_dead_letters, SELECT, INSERT, UPDATE and DELETE on writer_gaps, and DELETE
+--                    on writer_offsets
 
 -- One row per price. `numeric` without a scale keeps every digit that was sent.
 -- `id` is neither in offset order nor in commit order.
@@ -112,7 +116,8 @@ ALTER TABLE public.writer_dead_letters ADD COLUMN IF NOT EXISTS relayed_at times
 CREATE INDEX IF NOT EXISTS writer_dead_letters_relay_idx
     ON public.writer_dead_letters (pipeline, topic, partition, record_offset, element) WHERE relayed_at IS NULL;
 
--- Offsets that Kafka had deleted before they were read, and who decided to go on without them.
+-- Offsets that were passed over: Kafka had deleted them before they were read (reason "retention"), or a person has moved
+-- on (reason "reset"); and who decided it.
 CREATE TABLE IF NOT EXISTS public.writer_gaps (
     pipeline text COLLATE "C" NOT NULL,
     topic text COLLATE "C" NOT NULL,

@@ -101,8 +101,10 @@ Open dead letters of records that are not there any more must be redriven or
 discarded first.
 
 A worker may run meanwhile: it notices, and goes on at the new position; with
-assignment = \"all\" or a list it may end with 75 instead. The role needs DELETE on
-writer_dead_letters, and INSERT, UPDATE and DELETE on writer_gaps.
+assignment = \"all\" or a list it ends with 75 instead, and is to be started again.
+Killed at any moment, it has happened or it has not. The role needs SELECT and
+DELETE on writer_dead_letters, and SELECT, INSERT, UPDATE and DELETE on
+writer_gaps; where a new topic has fewer partitions, DELETE on writer_offsets.
 
 Exit codes: 0 done or shown, 64 there is no such partition or offset, 65 dead
 letters are in the way, 69 a server stayed away, 77 the role may not, 78 the topic

@@ -28,12 +28,12 @@ mod wire;
 
 pub use ledger::PostgresLedger;
 pub use letters::{PostgresLetters, Unrelayed, Written};
-pub use reset::Reset;
+pub use reset::{PostgresReset, Reset};
 pub use schema::{InitFailure, InitOutcome};
 pub use sink::PostgresSink;
 pub use validate::Finding;
 
-use crate::config::Config;
+use crate::config::{Config, OnGap};
 use crate::fault::Failure;
 use crate::heartbeat::Heartbeat;
 use connect::Connector;
@@ -42,6 +42,7 @@ use pool::{Held, Pool};
 use reaper::Reaper;
 use std::sync::Arc;
 use std::time::Duration;
+use validate::Uses;
 
 /// What a call may take beyond the server's own limit, before the server counts as silent.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -60,8 +61,7 @@ struct Shared {
     pipeline: String,
     owner: String,
     payload_bytes_max: usize,
-    // Whether dead letters are handed on.
-    relays: bool,
+    uses: Uses,
 }
 
 impl Database {
@@ -82,7 +82,7 @@ impl Database {
             pipeline: config.pipeline.clone(),
             owner: owner.to_owned(),
             payload_bytes_max: config.dead_letters.payload_bytes_max,
-            relays,
+            uses: Uses { relays, records_gaps: config.kafka.on_gap == OnGap::Record },
         };
         Ok(Database { shared: Arc::new(shared) })
     }

@@ -67,6 +67,15 @@ pub struct Target {
     pub end: NextOffset,
 }
 
+/// A topic's log as the brokers have it, and where its partitions are to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// The partitions that are meant, by number.
+    pub targets: Vec<Target>,
+    /// How many the topic has.
+    pub n_partitions: i32,
+}
+
 /// What changes for a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Effect {
@@ -78,6 +87,8 @@ pub struct Effect {
     pub to: NextOffset,
     /// Its topic or cluster is another one than was followed.
     pub is_other_log: bool,
+    /// The topic that is there now has fewer partitions: this one's position is removed.
+    pub is_gone: bool,
     /// Offsets that are read again, from the target on.
     pub n_again: u64,
     /// Offsets that are passed over: from the first to before the second.
@@ -103,9 +114,25 @@ pub fn effect(standing: Option<(NextOffset, &LogIdentity)>, target: &Target) -> 
         from,
         to: *to,
         is_other_log,
+        is_gone: false,
         n_again: u64::try_from(n_again).unwrap_or(0),
         gap: (passed_from < *to).then_some((passed_from, *to)),
         unrepeatable: if is_other_log { *to } else { *end },
+    }
+}
+
+/// A partition that the topic has no more: only one that was deleted and created again can have lost it. A partition of
+/// that number that is added later begins at its first record.
+pub fn gone(partition: TopicPartition, from: NextOffset) -> Effect {
+    Effect {
+        partition,
+        from: Some(from),
+        to: NextOffset(0),
+        is_other_log: true,
+        is_gone: true,
+        n_again: 0,
+        gap: None,
+        unrepeatable: NextOffset(0),
     }
 }
 
@@ -159,6 +186,13 @@ mod tests {
         assert_eq!((other(10).n_again, other(10).gap), (0, None));
         assert_eq!(other(30).gap, Some((NextOffset(10), NextOffset(30))));
         assert_eq!(other(30).unrepeatable, NextOffset(30));
+    }
+
+    #[test]
+    fn of_a_partition_that_is_gone_nothing_can_be_read_again() {
+        let effect = gone(TopicPartition::new("t", 7), NextOffset(50));
+        assert!(effect.is_gone && effect.is_other_log);
+        assert_eq!((effect.n_again, effect.gap, effect.unrepeatable), (0, None, NextOffset(0)));
     }
 
     #[test]

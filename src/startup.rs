@@ -117,7 +117,8 @@ impl<'a> Patience<'a> {
         }
     }
 
-    fn pause(&mut self) -> Result<(), NotStarted> {
+    /// Waits before the next attempt.
+    pub fn pause(&mut self) -> Result<(), NotStarted> {
         // At most a second: an operator who starts the server wants to see the worker start.
         let delay = self.backoff.next_delay().min(Duration::from_secs(1));
         if self.shutdown.sleep(delay) { Err(NotStarted::Asked) } else { Ok(()) }

@@ -10,7 +10,7 @@ use crate::explain::counted;
 use crate::ledger::LogIdentity;
 use crate::outage::Outage;
 use crate::record::{NextOffset, TopicPartition};
-use crate::reset::{Effect, Target, To};
+use crate::reset::{Effect, Look, Target, To};
 use crate::shutdown::Shutdown;
 use crate::source::{Bounds, Source, SourceFault};
 use crate::startup::{self, Patience};
@@ -18,6 +18,7 @@ use chrono::Utc;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is asked for.
 pub struct Request {
@@ -49,13 +50,29 @@ fn reset(config: &Config, request: &Request) -> Result<(), Halt> {
     let outage_max = startup::outage_max(config, true);
     let (kafka, postgres) = (Outage::new("kafka", outage_max), Outage::new("database", outage_max));
     let mut source = startup::open_kafka(config, &kafka, &mut patience)?;
-    let grace = std::time::Duration::ZERO;
-    let looked = patience.kafka(&kafka, grace, || look(source.as_mut(), request))?;
-    let targets = looked?;
+    let grace = Duration::ZERO;
+    // Once before anything is locked: what is wrong is known by then, and an outage is waited out.
+    patience.kafka(&kafka, grace, || look(source.as_mut(), request))??;
     let database = patience.database(&postgres, || Database::open(config, &startup::owner_name()))?;
-    let resets = match request.yes {
-        true => patience.database(&postgres, || database.reset(&targets))?,
-        false => patience.database(&postgres, || database.look_at_reset(&targets))?,
+    // Before anything is changed: afterwards only what was done is to be told.
+    let has_prices = match settings.target {
+        Table::Metrics => None,
+        Table::Prices | Table::Auto => patience.database(&postgres, || database.has_prices())?,
+    };
+    let mut desk = database.resets(&request.topic, request.partition);
+    let resets = loop {
+        let mut look = || look(source.as_mut(), request).map_err(Stop::from)?;
+        let answer = patience.database(&postgres, || match request.yes {
+            true => desk.apply(&mut look),
+            false => desk.show(&mut look),
+        })?;
+        match answer {
+            Ok(resets) => break resets,
+            // Kafka went away in between.
+            Err(stop) if stop.code == ExitCode::ServerAway => kafka.away(&stop)?,
+            Err(stop) => return Err(stop.into()),
+        }
+        patience.pause()?;
     };
     let lost: i64 = resets.iter().map(|reset| reset.n_unrepeatable).sum();
     let is_done = request.yes && lost == 0;
@@ -70,9 +87,7 @@ fn reset(config: &Config, request: &Request) -> Result<(), Halt> {
             Table::Metrics => {
                 "windows that are written again take the place of what is there: none is doubled".to_owned()
             }
-            Table::Prices | Table::Auto => {
-                doubled(patience.database(&postgres, || database.has_prices())?, database.prices_name(), &resets)
-            }
+            Table::Prices | Table::Auto => doubled(has_prices, database.prices_name(), &resets),
         };
         writeln!(out, "{twice}").map_err(halt)?;
     }
@@ -98,7 +113,7 @@ fn reset(config: &Config, request: &Request) -> Result<(), Halt> {
 }
 
 /// Where the partitions are to be, by what the brokers say of them.
-fn look(source: &mut dyn Source, request: &Request) -> Result<Result<Vec<Target>, Stop>, SourceFault> {
+fn look(source: &mut dyn Source, request: &Request) -> Result<Result<Look, Stop>, SourceFault> {
     let topic: Arc<str> = request.topic.as_str().into();
     let cluster_id = source.cluster_id()?;
     let states = source.topics(std::slice::from_ref(&topic))?;
@@ -112,10 +127,6 @@ fn look(source: &mut dyn Source, request: &Request) -> Result<Result<Vec<Target>
         }
     };
     let partitions: Vec<_> = numbers.map(|number| TopicPartition::new(topic.clone(), number)).collect();
-    let bounds = source.bounds(&partitions)?;
-    if let Some(partition) = partitions.iter().find(|partition| !bounds.contains_key(partition)) {
-        return Err(SourceFault::Away(format!("no broker knows where partition {partition} ends")));
-    }
     if let To::TimeMs(time_ms) = request.to
         && time_ms > Utc::now().timestamp_millis()
     {
@@ -126,12 +137,18 @@ fn look(source: &mut dyn Source, request: &Request) -> Result<Result<Vec<Target>
         Some(start_at) => source.start_offsets(&partitions, start_at)?,
         None => BTreeMap::new(),
     };
+    // After the positions: a log that grows meanwhile still holds what was its end a moment ago.
+    let bounds = source.bounds(&partitions)?;
+    if let Some(partition) = partitions.iter().find(|partition| !bounds.contains_key(partition)) {
+        return Err(SourceFault::Away(format!("no broker knows where partition {partition} ends")));
+    }
     let identity = LogIdentity { cluster_id, topic_id: state.topic_id };
     let target = |partition: TopicPartition| {
         let Bounds { start, high_watermark: end, .. } = bounds[&partition];
         let to = match request.to {
             To::Offset(offset) => NextOffset(offset),
-            _ => positions[&partition],
+            // Its start may have moved on, too.
+            _ => positions[&partition].max(start),
         };
         match start <= to && to <= end {
             true => Ok(Target { partition, to, identity: identity.clone(), start, end }),
@@ -141,12 +158,14 @@ fn look(source: &mut dyn Source, request: &Request) -> Result<Result<Vec<Target>
             )),
         }
     };
-    Ok(partitions.into_iter().map(target).collect())
+    let targets: Result<_, Stop> = partitions.into_iter().map(target).collect();
+    Ok(targets.map(|targets| Look { targets, n_partitions: state.partitions }))
 }
 
 fn line(reset: &Reset) -> String {
-    let Effect { partition, from, to, is_other_log, n_again, gap, .. } = &reset.effect;
+    let Effect { partition, from, to, is_other_log, is_gone, n_again, gap, .. } = &reset.effect;
     let mut line = match from {
+        _ if *is_gone => format!("{partition}: the topic has no such partition any more, its position is removed"),
         None => format!("{partition}: begins at {to}"),
         Some(from) if *is_other_log => format!("{partition}: from {from} of another log to {to} of this one"),
         Some(from) if from == to => format!("{partition}: is at {to} already"),
@@ -167,20 +186,24 @@ fn line(reset: &Reset) -> String {
 }
 
 /// What reading again does to a table that rows are only added to.
-fn doubled(has_rows: bool, table: &str, resets: &[Reset]) -> String {
-    if !has_rows {
+fn doubled(has_rows: Option<bool>, table: &str, resets: &[Reset]) -> String {
+    if has_rows == Some(false) {
         return format!("{table} is empty: no row is doubled");
     }
     // Rows don't say which record they are from: the share is that of all records so far.
     let share =
         |reset: &Reset| reset.rows_total as f64 * reset.effect.n_again as f64 / reset.records_total.max(1) as f64;
     let n_rows = resets.iter().map(share).sum::<f64>().round() as u64;
-    format!("about {} will be in {table} twice, unless they are deleted before", counted(n_rows, "row"))
+    format!(
+        "about {} will be in {table} twice, unless it is truncated, or they are deleted, before that",
+        counted(n_rows, "row")
+    )
 }
 
 /// Whoever watches the group's lag in Kafka shall see it. Nothing depends on it.
 fn tell_kafka(source: &mut dyn Source, resets: &[Reset]) -> String {
-    let offsets = resets.iter().map(|reset| (reset.effect.partition.clone(), reset.effect.to)).collect();
+    let there = resets.iter().filter(|reset| !reset.effect.is_gone);
+    let offsets = there.map(|reset| (reset.effect.partition.clone(), reset.effect.to)).collect();
     match source.commit_from_outside(&Committable::decided(offsets)) {
         Ok(()) => "the group's offsets in Kafka were moved, too".to_owned(),
         Err(SourceFault::Away(_)) => "the group's offsets in Kafka follow when a worker writes next".to_owned(),

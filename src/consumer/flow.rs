@@ -253,8 +253,8 @@ impl Flow {
     fn fenced(&mut self, partitions: &[TopicPartition]) {
         if self.exclusive {
             let message = format!(
-                "another process has claimed partition {}, though this one is assigned it by its own configuration; \
-                 end one of them",
+                "another process has claimed partition {}, or `reset` has moved it, though this one is assigned it by its \
+                 own configuration; if there is another one, end one of them, else start this one again",
                 partitions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             );
             self.stop = Some(Stop::new(ExitCode::TryLater, message));

@@ -69,6 +69,13 @@ impl Consumer<'_> {
             if let Some(now) = identities.get(&claim.partition.topic) {
                 same_log(&claim.partition.topic, &claim.identity, now)?;
             }
+            // The log may have grown past our position again, with other records; or begin behind it, which would
+            // look as if retention had done it.
+            if let Some(cut) = locked(&self.flow).cut.remove(&claim.partition)
+                && cut < claim.next
+            {
+                return Err(was_truncated(&claim.partition, claim.next, cut));
+            }
             if claim.next < bounds.start {
                 match self.on_gap {
                     OnGap::Stop => return Err(below_log_start(&claim.partition, claim.next, bounds.start)),
@@ -79,12 +86,6 @@ impl Consumer<'_> {
                     }
                 }
                 continue;
-            }
-            // The log may have grown past our position again, with other records.
-            if let Some(cut) = locked(&self.flow).cut.remove(&claim.partition)
-                && cut < claim.next
-            {
-                return Err(was_truncated(&claim.partition, claim.next, cut));
             }
             if claim.next > bounds.high_watermark {
                 self.is_ahead(&claim, bounds)?;

@@ -7,16 +7,19 @@ use super::commit::{self, End};
 use super::failure::plain;
 use super::session::Session;
 use super::sink::unreadable;
+use crate::exit::Stop;
 use crate::fault::{Failure, Fault};
 use crate::ledger::LogIdentity;
 use crate::record::{NextOffset, TopicPartition};
-use crate::reset::{Effect, Target, effect};
+use crate::reset::{Effect, Look, Target, effect, gone};
 use postgres::{Client, Row};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long a ROLLBACK may take before the connection is given up instead.
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
+/// How long Kafka may take to say how the log is, while we hold the positions.
+const LOOK_MAX: Duration = Duration::from_secs(120);
 const DOING: &str = "resetting offsets";
 
 /// What becomes, or became, of a partition.
@@ -34,6 +37,25 @@ pub struct Reset {
     pub n_unrepeatable: i64,
 }
 
+/// Answers how the log is now, and where its partitions are to be.
+pub type LookAtLog<'a> = dyn FnMut() -> Result<Look, Stop> + 'a;
+
+/// Why nothing was moved.
+enum NotApplied {
+    /// Dead letters are in the way.
+    Letters(Vec<Reset>),
+    /// The look at the log has failed.
+    Stop(Stop),
+    /// The database has.
+    Database(Failure),
+}
+
+impl From<Failure> for NotApplied {
+    fn from(failure: Failure) -> Self {
+        NotApplied::Database(failure)
+    }
+}
+
 /// A row of `writer_offsets`.
 struct Standing {
     next: NextOffset,
@@ -42,48 +64,138 @@ struct Standing {
     records_total: i64,
 }
 
+/// A transaction whose COMMIT nobody has answered, and what it would have moved.
+type InDoubt = (i64, Vec<Reset>);
+
+/// Moves the positions of one topic.
+#[derive(Debug)]
+pub struct PostgresReset {
+    database: Database,
+    topic: String,
+    // `None`: all.
+    partition: Option<i32>,
+    in_doubt: Option<InDoubt>,
+}
+
 impl Database {
-    /// What these targets would change, as things stand.
-    pub fn look_at_reset(&self, targets: &[Target]) -> Result<Vec<Reset>, Failure> {
-        let mut session = self.session()?;
-        self.compare(&mut session, targets, "")
+    /// An operator's view of the positions of a topic, or of one of its partitions.
+    pub fn resets(&self, topic: &str, partition: Option<i32>) -> PostgresReset {
+        PostgresReset { database: self.clone(), topic: topic.to_owned(), partition, in_doubt: None }
     }
 
-    /// Moves the positions, unless any dead letter would be lost by it; the answer says.
-    pub fn reset(&self, targets: &[Target]) -> Result<Vec<Reset>, Failure> {
-        let (mut session, call_max) = (self.session()?, self.call_max());
+    /// Whether a table that rows are only added to has any; `None`: we may not look.
+    pub fn has_prices(&self) -> Result<Option<bool>, Failure> {
+        let sql = format!("SELECT EXISTS (SELECT FROM {})", self.shared.names.prices);
+        match self.session()?.call(DOING, self.call_max(), |client| client.query_one(&sql, &[])) {
+            Ok(row) => row.try_get(0).map(Some).map_err(|error| unreadable(DOING, &error)),
+            // A worker needs no more than INSERT.
+            Err(failure) if failure.fault == Fault::Permission => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The prices' table, for people.
+    pub fn prices_name(&self) -> &str {
+        &self.shared.names.prices.sql
+    }
+}
+
+impl PostgresReset {
+    /// What would change, as things stand. The log is looked at after the positions: whoever reads meanwhile is behind
+    /// its end then.
+    pub fn show(&mut self, look: &mut LookAtLog<'_>) -> Result<Result<Vec<Reset>, Stop>, Failure> {
+        let mut session = self.database.session()?;
+        let standings = self.stand(&mut session, "")?;
+        match look() {
+            Ok(look) => self.compare(&mut session, &standings, &look).map(Ok),
+            Err(stop) => Ok(Err(stop)),
+        }
+    }
+
+    /// Moves the positions, unless any dead letter would be lost by it; the answer says. The log is looked at while the
+    /// positions are locked, so that nobody moves on between the look and the move. Called again after a COMMIT whose
+    /// answer was lost, it first finds out what became of that.
+    pub fn apply(&mut self, look: &mut LookAtLog<'_>) -> Result<Result<Vec<Reset>, Stop>, Failure> {
+        let mut session = self.database.session()?;
+        if let Some(resets) = self.resolve(&mut session)? {
+            return Ok(Ok(resets));
+        }
+        let call_max = self.database.call_max();
         session.call(DOING, call_max, |client| {
-            client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on")
+            client.batch_execute(&format!(
+                "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; \
+                 SET LOCAL idle_in_transaction_session_timeout = {}",
+                LOOK_MAX.as_millis()
+            ))
         })?;
-        let moved = self.compare(&mut session, targets, "FOR UPDATE").and_then(|resets| {
-            let is_possible = resets.iter().all(|reset| reset.n_unrepeatable == 0);
-            if is_possible {
-                for (reset, target) in resets.iter().zip(targets) {
-                    self.apply(&mut session, reset, target)?;
+        let answer = match self.apply_locked(&mut session, look) {
+            Ok((xid, resets)) => match commit::commit(&mut session, call_max) {
+                End::Committed => return Ok(Ok(resets)),
+                End::Refused(failure) => Err(failure),
+                End::InDoubt(failure) => {
+                    self.in_doubt = Some((xid, resets));
+                    Err(failure)
                 }
-            }
-            Ok((resets, is_possible))
-        });
-        let (resets, failure) = match moved {
-            Ok((resets, true)) => match commit::commit(&mut session, call_max) {
-                End::Committed => return Ok(resets),
-                // Asked again, it is the same: a position that is there already is moved to where it is.
-                End::Refused(failure) | End::InDoubt(failure) => (Vec::new(), Some(failure)),
             },
-            Ok((resets, false)) => (resets, None),
-            Err(failure) => (Vec::new(), Some(failure)),
+            Err(NotApplied::Letters(resets)) => Ok(Ok(resets)),
+            Err(NotApplied::Stop(stop)) => Ok(Err(stop)),
+            Err(NotApplied::Database(failure)) => Err(failure),
         };
         let is_ended = session.is_good()
             && session.call("rolling back", ROLLBACK_MAX, |client| client.batch_execute("ROLLBACK")).is_ok();
         session.poisoned |= !is_ended;
-        failure.map_or(Ok(resets), Err)
+        answer
     }
 
-    fn compare(&self, session: &mut Session, targets: &[Target], lock: &str) -> Result<Vec<Reset>, Failure> {
-        let standings = self.stand(session, targets, lock)?;
-        let of = |target: &Target| {
+    /// What an earlier COMMIT has moved after all. Moving once more would throw back whoever has gone on since.
+    fn resolve(&mut self, session: &mut Session) -> Result<Option<Vec<Reset>>, Failure> {
+        let Some((xid, _)) = &self.in_doubt else { return Ok(None) };
+        let status: Option<String> = session.call(DOING, self.database.call_max(), |client| {
+            client.query_one("SELECT txid_status($1)", &[xid])?.try_get(0)
+        })?;
+        match status.as_deref() {
+            Some("committed") => Ok(self.in_doubt.take().map(|(_, resets)| resets)),
+            Some("aborted") => {
+                self.in_doubt = None;
+                Ok(None)
+            }
+            Some(_) => Err(plain(Fault::Transaction, format!("{DOING}: the transaction is not over yet"))),
+            None => Err(plain(Fault::Unlisted, format!("{DOING}: what became of COMMIT is not known; see: status"))),
+        }
+    }
+
+    fn apply_locked(&self, session: &mut Session, look: &mut LookAtLog<'_>) -> Result<(i64, Vec<Reset>), NotApplied> {
+        let standings = self.stand(session, "FOR UPDATE")?;
+        let look = look().map_err(NotApplied::Stop)?;
+        let resets = self.compare(session, &standings, &look)?;
+        if resets.iter().any(|reset| reset.n_unrepeatable > 0) {
+            return Err(NotApplied::Letters(resets));
+        }
+        let xid = session.call(DOING, self.database.call_max(), |client| {
+            client.query_one("SELECT txid_current()", &[])?.try_get(0)
+        })?;
+        for (idx, reset) in resets.iter().enumerate() {
+            self.apply_one(session, reset, look.targets.get(idx).map(|target| &target.identity))?;
+        }
+        Ok((xid, resets))
+    }
+
+    /// The targets' effects in their order, then those of partitions that are gone.
+    fn compare(
+        &self,
+        session: &mut Session,
+        standings: &BTreeMap<TopicPartition, Standing>,
+        look: &Look,
+    ) -> Result<Vec<Reset>, Failure> {
+        let stays = |target: &Target| {
             let standing = standings.get(&target.partition);
-            let effect = effect(standing.map(|standing| (standing.next, &standing.identity)), target);
+            (effect(standing.map(|standing| (standing.next, &standing.identity)), target), standing)
+        };
+        let is_gone = |partition: &TopicPartition| partition.partition >= look.n_partitions;
+        let goes = standings.iter().filter(|(partition, _)| is_gone(partition));
+        let goes = goes.map(|(partition, standing)| (gone(partition.clone(), standing.next), Some(standing)));
+        let effects: Vec<_> = look.targets.iter().map(stays).chain(goes).collect();
+        let reset = |(effect, standing): (Effect, Option<&Standing>)| {
             let (n_letters, n_unrepeatable) = self.letters_from(session, &effect)?;
             Ok(Reset {
                 effect,
@@ -93,25 +205,19 @@ impl Database {
                 n_unrepeatable,
             })
         };
-        targets.iter().map(of).collect()
+        effects.into_iter().map(reset).collect()
     }
 
-    fn stand(
-        &self,
-        session: &mut Session,
-        targets: &[Target],
-        lock: &str,
-    ) -> Result<BTreeMap<TopicPartition, Standing>, Failure> {
-        let topics: Vec<&str> = targets.iter().map(|target| &*target.partition.topic).collect();
-        let partitions: Vec<i32> = targets.iter().map(|target| target.partition.partition).collect();
+    fn stand(&self, session: &mut Session, lock: &str) -> Result<BTreeMap<TopicPartition, Standing>, Failure> {
+        let shared = &self.database.shared;
         let sql = format!(
             "SELECT topic, partition, next_offset, cluster_id, uuid_send(topic_id), rows_total, records_total \
-             FROM {} WHERE pipeline = $1 AND (topic, partition) IN (SELECT * FROM unnest($2::text[], $3::int[])) \
+             FROM {} WHERE pipeline = $1 AND topic = $2 AND partition = coalesce($3, partition) \
              ORDER BY topic COLLATE \"C\", partition {lock}",
-            self.shared.names.offsets
+            shared.names.offsets
         );
-        let rows = session.call(DOING, self.call_max(), |client| {
-            client.query(&sql, &[&self.shared.pipeline, &topics, &partitions])
+        let rows = session.call(DOING, self.database.call_max(), |client| {
+            client.query(&sql, &[&shared.pipeline, &self.topic, &self.partition])
         })?;
         let standing = |row: &Row| {
             let topic_id: Option<&[u8]> = row.try_get(4)?;
@@ -134,24 +240,26 @@ impl Database {
         let sql = format!(
             "SELECT count(*), count(*) FILTER (WHERE record_offset >= $5 AND redriven_at IS NULL AND discarded_at IS NULL) \
              FROM {} WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND record_offset >= $4",
-            self.shared.names.dead_letters
+            self.database.shared.names.dead_letters
         );
         let Effect { partition, to, unrepeatable, .. } = effect;
-        let row = session.call(DOING, self.call_max(), |client| {
+        let row = session.call(DOING, self.database.call_max(), |client| {
             let (topic, number) = (&*partition.topic, partition.partition);
-            client.query_one(&sql, &[&self.shared.pipeline, &topic, &number, &to.0, &unrepeatable.0])
+            client.query_one(&sql, &[&self.database.shared.pipeline, &topic, &number, &to.0, &unrepeatable.0])
         })?;
         let counts = (|| Ok((row.try_get(0)?, row.try_get(1)?)))();
         counts.map_err(|error| unreadable(DOING, &error))
     }
 
-    fn apply(&self, session: &mut Session, reset: &Reset, target: &Target) -> Result<(), Failure> {
-        let names = &self.shared.names;
+    /// Moves one position, into this log; `None`: the partition is gone.
+    fn apply_one(&self, session: &mut Session, reset: &Reset, log: Option<&LogIdentity>) -> Result<(), Failure> {
+        let shared = &self.database.shared;
+        let names = &shared.names;
         let Effect { partition, from, to, is_other_log, gap, .. } = &reset.effect;
-        let (pipeline, owner) = (&self.shared.pipeline, &self.shared.owner);
+        let (pipeline, owner) = (&shared.pipeline, &shared.owner);
         let (topic, number) = (&*partition.topic, partition.partition);
         let place = "pipeline = $1 AND topic = $2 AND partition = $3";
-        let call_max = self.call_max();
+        let call_max = self.database.call_max();
         let mut execute = |sql: String, parameters: &[&(dyn postgres::types::ToSql + Sync)]| {
             session.call(DOING, call_max, |client: &mut Client| client.execute(&sql, parameters))
         };
@@ -176,7 +284,11 @@ impl Database {
             );
             execute(sql, &[pipeline, &topic, &number, &gap_from.0, &gap_to.0, owner])?;
         }
-        let LogIdentity { cluster_id, topic_id } = &target.identity;
+        let Some(LogIdentity { cluster_id, topic_id }) = log else {
+            execute(format!("DELETE FROM {} WHERE {place}", names.gaps), &[pipeline, &topic, &number])?;
+            execute(format!("DELETE FROM {} WHERE {place}", names.offsets), &[pipeline, &topic, &number])?;
+            return Ok(());
+        };
         let topic_id = topic_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let sql = match from {
             Some(_) => format!(
@@ -194,17 +306,5 @@ impl Database {
             1 => Ok(()),
             _ => Err(plain(Fault::Transaction, format!("{DOING}: a worker has just begun with partition {partition}"))),
         }
-    }
-
-    /// Whether a table that rows are only added to has any.
-    pub fn has_prices(&self) -> Result<bool, Failure> {
-        let sql = format!("SELECT EXISTS (SELECT FROM {})", self.shared.names.prices);
-        let row = self.session()?.call(DOING, self.call_max(), |client| client.query_one(&sql, &[]))?;
-        row.try_get(0).map_err(|error| unreadable(DOING, &error))
-    }
-
-    /// The prices' table, for people.
-    pub fn prices_name(&self) -> &str {
-        &self.shared.names.prices.sql
     }
 }

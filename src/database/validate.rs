@@ -42,6 +42,15 @@ struct Needed<'a> {
     privileges: &'static [&'static str],
 }
 
+/// What the configuration wants beyond the ordinary.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Uses {
+    /// Dead letters are handed on.
+    pub(super) relays: bool,
+    /// What Kafka has deleted is passed over.
+    pub(super) records_gaps: bool,
+}
+
 /// Columns that tables of before have not, and that `init` adds.
 const ADDED_BY_INIT: &[&str] = &["relayed_at"];
 
@@ -66,8 +75,8 @@ const DEAD_LETTERS: &[(&str, &str)] = &[
     ("relayed_at", "timestamptz"),
 ];
 
-fn needed(names: &Names, relays: bool) -> [Needed<'_>; 6] {
-    let (letters_columns, letters_privileges): (_, &[&str]) = match relays {
+fn needed(names: &Names, uses: Uses) -> [Needed<'_>; 6] {
+    let (letters_columns, letters_privileges): (_, &[&str]) = match uses.relays {
         true => (DEAD_LETTERS, &["SELECT", "INSERT", "UPDATE"]),
         false => (&DEAD_LETTERS[..DEAD_LETTERS.len() - 1], &["INSERT"]),
     };
@@ -132,8 +141,9 @@ fn needed(names: &Names, relays: bool) -> [Needed<'_>; 6] {
                 ("to_offset", "int8"),
                 ("reason", "text"),
                 ("decided_by", "text"),
+                ("at", "timestamptz"),
             ],
-            &[],
+            if uses.records_gaps { &["SELECT", "INSERT", "UPDATE"] } else { &[] },
         ),
         Needed {
             table: &names.meta,
@@ -168,7 +178,7 @@ impl Database {
     /// Looks for everything that would keep a `run` from working.
     pub fn validate(&self) -> Result<Vec<Finding>, Failure> {
         let mut session = self.session()?;
-        Look { session: &mut session, call_max: self.call_max() }.at(&self.shared.names, self.shared.relays)
+        Look { session: &mut session, call_max: self.call_max() }.at(&self.shared.names, self.shared.uses)
     }
 }
 
@@ -182,10 +192,10 @@ impl Look<'_> {
         self.session.call("checking the tables", self.call_max, call)
     }
 
-    fn at(&mut self, names: &Names, relays: bool) -> Result<Vec<Finding>, Failure> {
+    fn at(&mut self, names: &Names, uses: Uses) -> Result<Vec<Finding>, Failure> {
         let mut findings = Vec::new();
         self.database(&mut findings)?;
-        for needed in needed(names, relays) {
+        for needed in needed(names, uses) {
             let table = needed.table;
             let Some(found) = self.ask(|client| find(client, table))? else {
                 let message = format!("table {table} does not exist; run `stock-db-writer init`");

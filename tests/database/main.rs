@@ -831,6 +831,17 @@ fn a_role_without_rights_is_told_what_to_grant_and_can_run_with_that() {
          GRANT SELECT ON @.writer_meta TO {role}"
     ));
     assert_eq!(database.validate().expect("an answer"), []);
+    // Where gaps are recorded, their table is written, too.
+    let recording = self::config(&without_user, &fixture.schema.clone(), &["kafka.on_gap=record"]);
+    let recording = Database::open(&recording, "other").expect("the server trusts everybody");
+    let findings = recording.validate().expect("an answer");
+    assert!(matches!(&findings[..], [finding] if finding.message.contains("writer_gaps")), "{findings:?}");
+    fixture.sql(&format!("GRANT SELECT, INSERT, UPDATE ON @.writer_gaps TO {role}"));
+    assert_eq!(recording.validate().expect("an answer"), []);
+    let claim = recording.ledger().claim_or_start(&[start("stock_metrics", 0)]).expect("claimed").remove(0);
+    let to = NextOffset(claim.next.0 + 7);
+    assert!(recording.ledger().jump(&claim, to).expect("that is enough"));
+    assert!(!recording.ledger().jump(&claim, to).expect("an answer"), "it stands elsewhere by now");
     // With everything there no DDL is tried, which this role could not do.
     assert_eq!(database.init().expect("nothing to do").made, Vec::<String>::new());
     let mut ledger = database.ledger();

@@ -289,10 +289,153 @@ fn a_reset_killed_anywhere_has_happened_or_has_not() {
 #[test]
 fn a_reset_whose_commit_is_in_doubt_is_done_once() {
     let stage = drained("reset_doubt", 200);
-    let proxy = Proxy::start();
-    proxy.plan(Fault::CutAfterCommit);
-    let through = stage.invocation().env("DATABASE_URL", proxy.url());
-    reset(&through, &stage, &["--to", "150", "--yes"], 0);
-    assert_eq!(positions(&stage), [150, 150]);
+    let epochs = || stage.standings(&stage.topic).values().map(|standing| standing.epoch).sum::<i64>();
+    for (fault, to) in [(Fault::CutAfterCommit, 150), (Fault::CutBeforeCommit, 120), (Fault::CutDuringCommit, 90)] {
+        let (proxy, before) = (Proxy::start(), epochs());
+        proxy.plan_at_any_commit(fault);
+        let through = stage.invocation().env("DATABASE_URL", proxy.url());
+        let done = reset(&through, &stage, &["--to", &to.to_string(), "--yes"], 0);
+        assert_eq!(proxy.fired(fault), 1);
+        assert_says(&done, &[&format!(" to {to}, "), "done;"]);
+        assert_eq!((positions(&stage), epochs()), (vec![to, to], before + 2), "{fault:?}");
+    }
     assert_eq!(gaps(&stage), []);
+}
+
+/// The answer to COMMIT stays away for so long that the worker has read everything again by then.
+#[test]
+fn a_reset_in_doubt_does_not_throw_back_a_worker_that_has_gone_on() {
+    let stage = Stage::new("reset_doubt_late", 2);
+    let worker = stage.invocation().start(&["run"]);
+    stage.produce(1_000);
+    stage.wait_until_drained(LIMIT);
+    stage.execute("TRUNCATE stock_prices");
+    let proxy = Proxy::start();
+    proxy.plan_at_any_commit(Fault::SwallowAnswer);
+    let through = stage
+        .invocation()
+        .env("DATABASE_URL", proxy.url())
+        .set("database.statement_timeout_ms", 15_000)
+        .set("writers.max_hold_ms", 5_000);
+    let resetting = through.start(&["reset", "--topic", &stage.topic, "--to", "earliest", "--yes"]);
+    proxy.wait_until_fired();
+    // Something to write, so that it notices at once.
+    stage.produce(10);
+    stage.wait_until_drained(LIMIT);
+    assert_every_row_once(&stage);
+    let done = resetting.output(LIMIT).expect_code(0);
+    assert_says(&done, &["/0: from 500 to 0", "done;"]);
+    stage.wait_until_drained(LIMIT);
+    worker.stop();
+    assert_every_row_once(&stage);
+}
+
+/// The end of the log is looked at while the positions are locked: a worker that goes on meanwhile is not thrown back.
+#[test]
+fn to_the_end_beside_a_busy_worker_reads_nothing_again() {
+    let stage = Stage::new("reset_latest_busy", 2);
+    let invocation = stage.invocation().set("batch.rows_max", 100).set("batch.linger_ms", 1);
+    let mut worker = invocation.start(&["run"]);
+    let feeder = producer::Feeder::start(&stage, &stage.topic, 4_000);
+    stage.wait_for_progress();
+    for _ in 0..6 {
+        // The reset is progress by itself.
+        let before = stage.rows();
+        eventually("the worker writes", LIMIT, || stage.rows() > before);
+        let done = reset(&stage.invocation(), &stage, &["--to", "latest", "--yes"], 0);
+        assert!(!done.stdout.contains("read again"), "{}", done.stdout);
+    }
+    feeder.stop();
+    stage.wait_until_drained(LIMIT);
+    assert!(worker.alive());
+    worker.stop();
+    let Findings { doubled, strangers, garbled, .. } = stage.findings();
+    assert_eq!((doubled, strangers, garbled), (vec![], vec![], vec![]));
+    let passed = stage.number("SELECT coalesce(sum(to_offset - from_offset), 0)::bigint FROM writer_gaps");
+    println!("passed over: {passed} of {}", stage.sent().count());
+    assert_eq!(stage.rows() + passed, stage.sent().count(), "what is no row is in writer_gaps");
+}
+
+/// Its position would say for ever that the topic is another one.
+#[test]
+fn a_partition_that_the_new_topic_does_not_have_holds_up_nobody() {
+    let stage = drained("reset_fewer", 100);
+    broker::delete_topic(&stage.topic);
+    eventually("the topic is gone", LIMIT, || broker::try_create_topic(&stage.topic, 1).is_ok());
+    producer::produce(&stage.topic, 1, stage.take(60));
+    stage.invocation().output(&["run", "--until-end"]).expect_code(65);
+    let shown = reset(&stage.invocation(), &stage, &["--to", "earliest"], 0);
+    assert_says(&shown, &["/1: the topic has no such partition any more", "nothing was changed"]);
+    assert_eq!(positions(&stage), [100, 100]);
+    reset(&stage.invocation(), &stage, &["--to", "earliest", "--yes"], 0);
+    assert_eq!(positions(&stage), [0]);
+    stage.invocation().output(&["check"]).expect_code(0);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    assert_every_row_once(&stage);
+    // One that is added later is read from its first record.
+    broker::add_partitions(&stage.topic, 2);
+    stage.produce(40);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    assert_every_row_once(&stage);
+}
+
+/// The command that the worker's last line ends with, up to a remark behind it.
+fn decides(output: &Output) -> Vec<String> {
+    let command = output.cause().split("stock-db-writer ").last().expect("there is a command");
+    let command = command.split(" (or").next().expect("there is a command");
+    command.split_whitespace().chain(["--yes"]).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_command_that_a_stopped_worker_names_goes_on_exactly_once() {
+    let stage = drained("reset_named", 500);
+    let stopped_and_decided = || {
+        let stopped = stage.invocation().output(&["run", "--until-end"]).expect_code(65);
+        let command = decides(&stopped);
+        let done = stage.invocation().output(&command.iter().map(String::as_str).collect::<Vec<_>>()).expect_code(0);
+        println!("{command:?}:\n{}", done.stdout);
+    };
+    // Retention was faster.
+    producer::produce(&stage.topic, 1, stage.take_in_vain(100));
+    broker::delete_records(&stage.topic, 0, 600);
+    stopped_and_decided();
+    assert_eq!(gaps(&stage), [(0, 500, 600)]);
+    stage.produce(100);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    assert_every_row_once(&stage);
+    // The log ends before what was read, as one does that was truncated.
+    stage.execute("UPDATE writer_offsets SET next_offset = 700 WHERE partition = 0");
+    stopped_and_decided();
+    stage.produce(100);
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    assert_every_row_once(&stage);
+    assert_eq!(gaps(&stage), [(0, 500, 600)]);
+}
+
+#[test]
+fn a_topic_that_a_pattern_matches_is_reset_by_its_name_and_windows_are_not_doubled() {
+    let stage = drained("reset_pattern", 100);
+    let by_pattern = stage.invocation().set("topics.0.name", "").set("topics.0.pattern", format!("^{}$", stage.topic));
+    let shown = reset(&by_pattern, &stage, &["--to", "40"], 0);
+    assert_says(&shown, &["/1: from 100 to 40, 60 offsets read again", "about 120 rows"]);
+    let windows = by_pattern.set("topics.0.target", "metrics");
+    assert_says(&reset(&windows, &stage, &["--to", "40"], 0), &["none is doubled"]);
+    assert_eq!(positions(&stage), [100, 100]);
+}
+
+#[test]
+fn the_old_client_resets_to_everything_but_a_time() {
+    let stage = Stage::old("reset", 2);
+    stage.produce(200);
+    let invocation = stage.invocation_of_old();
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    let refused = reset(&invocation, &stage, &["--to", "2024-01-01T00:00:00Z", "--yes"], 78);
+    assert_says(&refused, &["can't look for a time", "krafka"]);
+    reset(&invocation, &stage, &["--to", "latest", "--yes"], 0);
+    assert_eq!(positions(&stage), [100, 100]);
+    stage.execute("TRUNCATE stock_prices");
+    reset(&invocation, &stage, &["--to", "earliest", "--yes"], 0);
+    assert_eq!(broker::group_offsets(&stage.name, &stage.topic).values().sum::<i64>(), 0);
+    invocation.output(&["run", "--until-end"]).expect_code(0);
+    assert_every_row_once(&stage);
 }

@@ -1,6 +1,7 @@
 //! A TCP proxy in front of PostgreSQL that understands enough of its protocol to act on COMMIT.
 //!
-//! A fault is planned, and fires at the next COMMIT of a transaction that has copied rows. A test counts only if its fault
+//! A fault is planned, and fires at the next COMMIT of a transaction that has copied rows, or of any if that is asked for. A
+//! test counts only if its fault
 //! has fired. Plain connections and cancel requests pass through; a request for TLS is answered with "no".
 
 use super::{LIMIT, eventually, servers};
@@ -53,6 +54,8 @@ struct Shared {
 struct State {
     mode: Mode,
     planned: VecDeque<Fault>,
+    // Whether a COMMIT without rows counts, too.
+    at_any_commit: bool,
     fired: Vec<Fault>,
     row_commits: usize,
     /// Both ends of each open connection.
@@ -92,6 +95,7 @@ impl Proxy {
         let state = State {
             mode: Mode::Pass,
             planned: VecDeque::new(),
+            at_any_commit: false,
             fired: Vec::new(),
             row_commits: 0,
             connections: BTreeMap::new(),
@@ -126,6 +130,13 @@ impl Proxy {
     /// Plans a fault for the next COMMIT of rows that has none yet.
     pub fn plan(&self, fault: Fault) {
         self.shared.state().planned.push_back(fault);
+    }
+
+    /// Plans a fault for the next COMMIT, whatever is in it.
+    pub fn plan_at_any_commit(&self, fault: Fault) {
+        let mut state = self.shared.state();
+        state.at_any_commit = true;
+        state.planned.push_back(fault);
     }
 
     /// How often this fault has fired.
@@ -258,14 +269,15 @@ impl Connection {
                 (_, "ROLLBACK") => copied = false,
                 _ => {}
             }
-            let of_rows = matches!(word.as_str(), "COMMIT" | "END") && std::mem::take(&mut copied);
-            if !of_rows || !self.commit(&message)? {
+            let is_meant = matches!(word.as_str(), "COMMIT" | "END")
+                && (std::mem::take(&mut copied) || self.shared.state().at_any_commit);
+            if !is_meant || !self.commit(&message)? {
                 server.write_all(&message)?;
             }
         }
     }
 
-    /// A COMMIT of rows. `true` if it has been dealt with here.
+    /// A COMMIT that counts. `true` if it has been dealt with here.
     fn commit(&self, message: &[u8]) -> io::Result<bool> {
         let fault = {
             let mut state = self.shared.state();
