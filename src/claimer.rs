@@ -177,7 +177,11 @@ fn answer(ledger: &mut dyn Ledger, question: Question) -> Result<Answer, Failure
             }
             Answer::Jumped
         }
-        Question::Standings => Answer::Standings(ledger.standings()?),
+        Question::Standings => Answer::Standings(match ledger.standings() {
+            // The connection was idle, and may have been cut long ago: that is no outage of now.
+            Err(failure) if failure.fault == Fault::Connection => ledger.standings()?,
+            answer => answer?,
+        }),
         Question::NextOffsets(topics) => Answer::NextOffsets(ledger.next_offsets(&topics)?),
         Question::Barrier => {
             ledger.barrier()?;
