@@ -76,6 +76,9 @@ fn reset(config: &Config, request: &Request) -> Result<(), Halt> {
     };
     let lost: i64 = resets.iter().map(|reset| reset.n_unrepeatable).sum();
     let is_done = request.yes && lost == 0;
+    // Before anything is printed: a reader that has gone must not keep Kafka from hearing of it.
+    let told = is_done.then(|| tell_kafka(source.as_mut(), &resets));
+    source.close();
 
     let mut out = output::stdout()?;
     for reset in &resets {
@@ -91,13 +94,12 @@ fn reset(config: &Config, request: &Request) -> Result<(), Halt> {
         };
         writeln!(out, "{twice}").map_err(halt)?;
     }
-    if is_done {
-        writeln!(out, "done; {}", tell_kafka(source.as_mut(), &resets)).map_err(halt)?;
-    } else {
-        writeln!(out, "nothing was changed{}", if lost > 0 { "" } else { "; with --yes it is done" }).map_err(halt)?;
+    match told {
+        Some(told) => writeln!(out, "done; {told}").map_err(halt)?,
+        None if lost > 0 => writeln!(out, "nothing was changed").map_err(halt)?,
+        None => writeln!(out, "nothing was changed; with --yes it is done").map_err(halt)?,
     }
     out.flush().map_err(halt)?;
-    source.close();
     match lost {
         0 => Ok(()),
         n => {
