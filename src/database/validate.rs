@@ -234,8 +234,8 @@ impl Look<'_> {
         if n_repeated > 0 {
             let clean = self.ask(|client| clean_windows(client, table))?;
             return Ok(Finding::config(format!(
-                "{what}, and {n_repeated} of its rows are for a window that has a newer row; stop whoever else writes to it, \
-                 keep the newest row of each window: {clean}; then run `stock-db-writer init`"
+                "{what}, and {n_repeated} of its rows are for a window that has another row; stop whoever else writes to it; \
+                 {clean}; then run `stock-db-writer init`"
             )));
         }
         match is_partitioned {

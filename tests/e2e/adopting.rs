@@ -44,7 +44,7 @@ fn the_tables_of_the_python_service_are_cleaned_as_printed_and_then_written_into
         "column \"timestamp\" is timestamp without time zone: it has no zone, times are written into it in UTC",
         "has no index on (\"window_start\", \"window_end\")",
         "column \"id\" is integer: 2147478647 ids are left",
-        "900 of its rows are for a window that has a newer row",
+        "900 of its rows are for a window that has another row",
     ] {
         assert!(said.contains(words), "no {words:?} in {said}");
     }
