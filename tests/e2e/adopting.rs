@@ -178,6 +178,25 @@ fn a_table_by_month_waits_for_its_missing_partition_and_makes_no_dead_letter() {
 }
 
 #[test]
+fn check_tells_the_unique_key_that_a_run_will_make() {
+    let stage = Stage::new("adopt_key", 1);
+    stage.invocation().output(&["init"]).expect_code(0);
+    let said = stage.invocation().output(&["check"]).expect_code(0).stdout;
+    assert!(!said.contains("a run makes"), "{said}");
+    stage.execute("DROP INDEX stock_metrics_symbol_window_key");
+    let said = stage.invocation().output(&["check"]).expect_code(0).stdout;
+    let line = said.lines().find(|line| line.starts_with("note: a run makes what is missing: ")).expect(&said);
+    assert!(line.contains("has no unique index on (symbol, window_start, window_end)"), "{line}");
+    stage.invocation().output(&["run", "--until-end"]).expect_code(0);
+    let said = stage.invocation().output(&["check"]).expect_code(0).stdout;
+    assert!(!said.contains("a run makes"), "{said}");
+    // Where a run makes nothing, it is a problem.
+    stage.execute("DROP INDEX stock_metrics_symbol_window_key");
+    let said = stage.invocation().set("schema.manage", "validate").output(&["check"]).expect_code(78).stdout;
+    assert!(said.contains("problem: database: table") && said.contains("has no unique index"), "{said}");
+}
+
+#[test]
 fn what_can_be_no_target_is_refused_and_what_can_is_written_into() {
     let table = "CREATE TABLE t (id bigserial, symbol text, price numeric, volume numeric, timestamp timestamptz, fetch_timestamp bigint)";
     let stage = Stage::new("adopt_targets", 1);
