@@ -9,6 +9,9 @@ use std::fmt;
 /// Fewer days than this are worth a warning.
 pub const DAYS_MIN: u64 = 90;
 
+/// A pace of less time than this says nothing of the days to come: a backlog is drained within minutes.
+pub const PACE_SECONDS_MIN: f64 = 4.0 * 3600.0;
+
 /// What is left of one column's ids.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capacity {
@@ -37,7 +40,8 @@ impl Capacity {
     /// Whole days until they run out, if they are drawn as fast as lately. `None`: nobody knows, or never.
     pub fn days_left(&self) -> Option<u64> {
         let Pace { ids, seconds } = self.pace?;
-        (ids > 0).then(|| (self.ids_left as f64 / ids as f64 * seconds / 86_400.0) as u64)
+        (ids > 0 && seconds >= PACE_SECONDS_MIN)
+            .then(|| (self.ids_left as f64 / ids as f64 * seconds / 86_400.0) as u64)
     }
 }
 
@@ -46,9 +50,12 @@ impl fmt::Display for Capacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Capacity { table, column, shown, ids_left, .. } = self;
         write!(f, "table {table}: column {column:?} is {shown}: {ids_left} ids are left, ")?;
+        let hours = self.pace.map_or(0, |pace| (pace.seconds / 3600.0).round() as u64);
         match self.days_left() {
-            Some(days) if days < DAYS_MIN => write!(f, "which last {days} days at the latest pace; ")?,
-            Some(days) => return write!(f, "which last {days} days at the latest pace"),
+            Some(days) if days < DAYS_MIN => {
+                write!(f, "which last {days} days at the pace of the last {hours} hours; ")?
+            }
+            Some(days) => return write!(f, "which last {days} days at the pace of the last {hours} hours"),
             None => f.write_str("for how long is not known; ")?,
         }
         write!(
@@ -72,13 +79,13 @@ mod tests {
         let pace = |ids, seconds| Some(Pace { ids, seconds });
         assert_eq!(capacity(1_000, pace(100, 86_400.0)).days_left(), Some(10));
         assert_eq!(capacity(1_099, pace(100, 86_400.0)).days_left(), Some(10));
-        assert_eq!(capacity(2_147_483_647, pace(1_000, 1.0)).days_left(), Some(24));
-        assert_eq!(capacity(0, pace(1, 1.0)).days_left(), Some(0));
+        assert_eq!(capacity(2_147_483_647, pace(14_400_000, 14_400.0)).days_left(), Some(24));
+        assert_eq!(capacity(0, pace(1, 86_400.0)).days_left(), Some(0));
     }
 
     #[test]
     fn without_a_pace_only_the_ids_are_told() {
-        for pace in [None, Some(Pace { ids: 0, seconds: 60.0 })] {
+        for pace in [None, Some(Pace { ids: 0, seconds: 86_400.0 })] {
             let capacity = capacity(77, pace);
             assert_eq!(capacity.days_left(), None);
             assert!(capacity.to_string().contains("77 ids are left, for how long is not known"), "{capacity}");
@@ -86,10 +93,19 @@ mod tests {
     }
 
     #[test]
+    fn a_backlog_of_minutes_is_no_pace_of_days() {
+        let after = |seconds| capacity(2_000_000_000, Some(Pace { ids: 100_000_000, seconds }));
+        assert_eq!(after(300.0).days_left(), None);
+        assert!(after(300.0).to_string().contains("for how long is not known; ALTER TABLE"));
+        let hours = after(18_000.0).to_string();
+        assert!(hours.contains("which last 4 days at the pace of the last 5 hours; ALTER TABLE"), "{hours}");
+    }
+
+    #[test]
     fn what_lasts_long_needs_no_advice() {
         let long = capacity(2_000_000_000, Some(Pace { ids: 1_000, seconds: 86_400.0 })).to_string();
         let short = capacity(2_000_000_000, Some(Pace { ids: 100_000_000, seconds: 86_400.0 })).to_string();
-        assert!(long.ends_with("which last 2000000 days at the latest pace"), "{long}");
-        assert!(short.contains("which last 20 days at the latest pace; ALTER TABLE t"), "{short}");
+        assert!(long.ends_with("which last 2000000 days at the pace of the last 24 hours"), "{long}");
+        assert!(short.contains("which last 20 days at the pace of the last 24 hours; ALTER TABLE t"), "{short}");
     }
 }

@@ -124,7 +124,7 @@ fn the_tables_of_the_python_service_are_cleaned_as_printed_and_then_written_into
 
     redriven(&stage, &invocation, range, symbols);
     let said = invocation.output(&["check"]).expect_code(0).said();
-    assert!(said.contains("at the latest pace") || said.contains("for how long is not known"), "{said}");
+    assert!(said.contains("at the pace of the last") || said.contains("for how long is not known"), "{said}");
 }
 
 /// A redrive obeys the columns as a run does, and finds them wider when they are.
