@@ -15,10 +15,12 @@ pub const PACE_SECONDS_MIN: f64 = 4.0 * 3600.0;
 /// What is left of one column's ids.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capacity {
-    /// Schema and table.
+    /// Schema and table, as a statement needs them.
     pub table: String,
     /// The column.
     pub column: String,
+    /// The column as a statement needs it.
+    pub column_sql: String,
     /// Its type, as PostgreSQL writes it.
     pub shown: String,
     /// Ids that can still be drawn.
@@ -48,7 +50,7 @@ impl Capacity {
 /// What there is to know, and what to do.
 impl fmt::Display for Capacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Capacity { table, column, shown, ids_left, .. } = self;
+        let Capacity { table, column, column_sql, shown, ids_left, .. } = self;
         write!(f, "table {table}: column {column:?} is {shown}: {ids_left} ids are left, ")?;
         let hours = self.pace.map_or(0, |pace| (pace.seconds / 3600.0).round() as u64);
         match self.days_left() {
@@ -60,7 +62,7 @@ impl fmt::Display for Capacity {
         }
         write!(
             f,
-            "ALTER TABLE {table} ALTER COLUMN {column} TYPE bigint, and its sequence AS bigint, while nobody writes"
+            "ALTER TABLE {table} ALTER COLUMN {column_sql} TYPE bigint, and its sequence AS bigint, while nobody writes"
         )
     }
 }
@@ -71,7 +73,8 @@ mod tests {
 
     fn capacity(ids_left: u64, pace: Option<Pace>) -> Capacity {
         let text = str::to_owned;
-        Capacity { table: text("t"), column: text("id"), shown: text("integer"), ids_left, pace }
+        let column_sql = text("\"id\"");
+        Capacity { table: text("t"), column: text("id"), column_sql, shown: text("integer"), ids_left, pace }
     }
 
     #[test]
@@ -106,6 +109,9 @@ mod tests {
         let long = capacity(2_000_000_000, Some(Pace { ids: 1_000, seconds: 86_400.0 })).to_string();
         let short = capacity(2_000_000_000, Some(Pace { ids: 100_000_000, seconds: 86_400.0 })).to_string();
         assert!(long.ends_with("which last 2000000 days at the pace of the last 24 hours"), "{long}");
-        assert!(short.contains("which last 20 days at the pace of the last 24 hours; ALTER TABLE t"), "{short}");
+        assert!(
+            short.contains("which last 20 days at the pace of the last 24 hours; ALTER TABLE t ALTER COLUMN \"id\" "),
+            "{short}"
+        );
     }
 }

@@ -207,7 +207,8 @@ fn ids(client: &mut Client, table: &Table) -> Result<Vec<Capacity>, postgres::Er
             _ => None,
         };
         let ids_left = (most.saturating_sub(last) / increment).max(0) as u64;
-        capacities.push(Capacity { table: table.sql.clone(), column, shown, ids_left, pace });
+        let column_sql = quoted(&column);
+        capacities.push(Capacity { table: table.sql.clone(), column, column_sql, shown, ids_left, pace });
     }
     Ok(capacities)
 }

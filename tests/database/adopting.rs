@@ -378,6 +378,17 @@ fn further_columns_with_defaults_and_triggers_are_welcome() {
 }
 
 #[test]
+fn the_statement_that_widens_an_id_works_for_a_name_of_any_letters() {
+    let mut fixture = adopted(OLD_TABLES, &[]);
+    fixture.sql("ALTER TABLE @.stock_prices RENAME id TO \"Id of \"\"it\"");
+    let found = notes(&fixture);
+    let note = found.iter().find(|note| note.contains("Id of") && note.contains("ids are left")).expect("a note");
+    let (_, statement) = note.split_once("for how long is not known; ").expect("a statement");
+    fixture.sql(statement.split_once(", and its sequence").expect("its end").0);
+    assert!(!notes(&fixture).iter().any(|note| note.contains("Id of")));
+}
+
+#[test]
 fn ids_that_run_out_are_foreseen_and_stop_the_worker_without_a_dead_letter() {
     let mut fixture = adopted(OLD_TABLES, &["schema.grace_ms=0"]);
     // A thousand ids an hour, of which each second one was used; and older ones, at another pace.
