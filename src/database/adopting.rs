@@ -9,7 +9,7 @@ use super::names::{Table, quoted};
 use crate::capacity::{Capacity, Pace};
 use crate::fault::Failure;
 use crate::fit::Limit;
-use postgres::Client;
+use postgres::{Client, GenericClient};
 use std::time::Duration;
 
 /// Indexes of schema.sql that a run doesn't need.
@@ -247,7 +247,7 @@ fn pace(
 }
 
 /// How many rows stand for a window that a newer row stands for as well.
-pub(super) fn repeated_windows(client: &mut Client, table: &Table) -> Result<i64, postgres::Error> {
+pub(super) fn repeated_windows(client: &mut impl GenericClient, table: &Table) -> Result<i64, postgres::Error> {
     // NULL is never equal to NULL in a unique key.
     let sql = format!(
         "SELECT coalesce(sum(n - 1), 0)::bigint FROM (SELECT count(*) AS n FROM {table} WHERE {IS_WHOLE} \

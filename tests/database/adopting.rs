@@ -129,6 +129,24 @@ fn init_makes_the_unique_index_beside_a_writer_and_says_what_it_left() {
 }
 
 #[test]
+fn windows_that_can_not_be_counted_leave_the_limit_of_statements_as_it_was() {
+    // A json has no equality, so that nothing can be grouped by it.
+    let mut fixture = adopted(
+        "DROP INDEX @.stock_metrics_symbol_window_key; ALTER TABLE @.stock_metrics ALTER symbol TYPE json USING to_json(symbol)",
+        &["database.statement_timeout_ms=1000", "database.lock_timeout_ms=900", "writers.max_hold_ms=900"],
+    );
+    let failure = fixture.database.validate().expect_err("nothing can be counted");
+    assert_eq!(failure.sqlstate.as_deref(), Some("42883"), "{failure}");
+    // The next who gets this connection: the statement takes longer than it may, but waits for no lock.
+    fixture.sql(
+        "ALTER TABLE @.writer_offsets RENAME TO t; CREATE FUNCTION @.slow() RETURNS SETOF @.t LANGUAGE sql AS \
+           'SELECT pg_sleep(20); SELECT * FROM @.t'; CREATE VIEW @.writer_offsets AS SELECT * FROM @.slow()",
+    );
+    let failure = fixture.database.ledger().standings().expect_err("it takes too long");
+    assert_eq!(failure.sqlstate.as_deref(), Some("57014"), "{failure}");
+}
+
+#[test]
 fn which_row_of_a_window_is_the_newest_is_told_by_a_number_or_a_time_and_never_guessed() {
     const REPEATED: &str = "window_end timestamptz NOT NULL DEFAULT 'epoch'";
     let table = |columns: &str| {
