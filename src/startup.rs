@@ -76,7 +76,7 @@ impl<'a> Patience<'a> {
                     return Ok(answer);
                 }
                 Err(failure) => match failure.fault {
-                    Fault::Connection | Fault::WrongNode | Fault::Resource => outage.away(&failure)?,
+                    Fault::Connection | Fault::WrongNode | Fault::Resource => outage.failed(&failure)?,
                     Fault::Transaction | Fault::Lock | Fault::Statement => log::debug!("{failure}"),
                     fault => return Err(Stop::new(fault.exit_code(), format!("database: {failure}")).into()),
                 },
