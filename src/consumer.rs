@@ -7,6 +7,7 @@
 mod flow;
 mod patterns;
 mod positions;
+mod window;
 
 use crate::batch::Limits;
 use crate::claimer::Claims;
@@ -23,9 +24,12 @@ use flow::{Callbacks, Flow, locked};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use window::{Turn, Window};
 
 /// The longest wait for records in one turn.
 const POLL_MAX: Duration = Duration::from_millis(100);
+/// What is allowed in memory should hold so many polls.
+const POLLS_IN_MEMORY: usize = 4;
 /// The wait for a writer in a turn that can't send.
 const CONGESTED_WAIT: Duration = Duration::from_millis(20);
 /// How often Kafka is told what is durable.
@@ -122,6 +126,7 @@ struct Consumer<'a> {
     progress_asked_at: Option<Instant>,
     outage_max: Option<Duration>,
     memory_max: usize,
+    window: Window,
     // Reading is paused because the writers are behind.
     held: bool,
     identities: BTreeMap<Arc<str>, TopicState>,
@@ -173,8 +178,9 @@ impl<'a> Consumer<'a> {
             ends: wiring.ends,
             progress_asked_at: None,
             outage_max: wiring.outage_max,
-            // The batch that is being filled and the client's own buffer are on top of what is in flight.
+            // The batch that is being filled is on top of what is in flight.
             memory_max: config.writers.memory_max.saturating_sub(config.batch.bytes_max),
+            window: Window::new(config.writers.memory_max / POLLS_IN_MEMORY),
             held: false,
             identities: BTreeMap::new(),
             cluster_id: None,
@@ -324,11 +330,14 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Stops fetching while the writers are behind, and goes on when they have caught up.
+    /// Stops fetching while the writers are behind, or what a poll may bring has no room, and goes on when they have
+    /// caught up.
     fn hold_or_release(&mut self) {
         let (must_hold, reading) = {
             let flow = locked(&self.flow);
-            let must_hold = flow.is_congested() || flow.bytes() > self.memory_max;
+            let bytes = flow.bytes();
+            let is_full = bytes > 0 && bytes + self.window.appetite() > self.memory_max;
+            let must_hold = flow.is_congested() || is_full;
             (must_hold, if must_hold == self.held { Vec::new() } else { flow.reading() })
         };
         if must_hold == self.held {
@@ -338,8 +347,20 @@ impl<'a> Consumer<'a> {
             self.source.pause(&reading);
         } else {
             self.source.resume(&reading);
+            self.window.forget();
         }
         self.held = must_hold;
+    }
+
+    /// Lets as many partitions be read as a poll can take in.
+    fn turn_window(&mut self) {
+        let Turn { pause, resume } = self.window.turn(&locked(&self.flow).reading());
+        if !pause.is_empty() {
+            self.source.pause(&pause);
+        }
+        if !resume.is_empty() {
+            self.source.resume(&resume);
+        }
     }
 
     fn poll(&mut self) -> Result<(), Stop> {
@@ -353,15 +374,22 @@ impl<'a> Consumer<'a> {
                 due_in.map_or(POLL_MAX, |due_in| due_in.clamp(Duration::from_millis(1), POLL_MAX))
             }
         };
+        if !self.held {
+            self.turn_window();
+        }
         let flow = self.flow.clone();
-        let mut records = 0_u64;
+        let (mut records, mut bytes) = (0_u64, 0);
         // Locked with the first record: until then the client's callbacks may want it.
         let mut guard = None;
         let polled = self.source.poll(wait, &mut |partition, record| {
             records += 1;
+            bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
             guard.get_or_insert_with(|| locked(&flow)).take_in(partition, record, Instant::now());
         });
         drop(guard);
+        if !self.held {
+            self.window.polled(bytes);
+        }
         self.records_since_check |= records > 0;
         let off_the_log = match polled {
             Ok(off_the_log) => off_the_log,
