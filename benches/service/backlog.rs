@@ -28,12 +28,18 @@ pub struct Load {
     pub codec: String,
     /// Bytes of a field that the worker has no use for.
     pub padding: usize,
+    /// Bytes of a batch before it is compressed, at most, if not librdkafka's own megabyte.
+    pub batch_bytes: Option<u64>,
 }
 
 impl Load {
     /// Sends all of it.
     pub fn send(&self, services: &Services, topic: &str) -> Outcome<()> {
-        let mut kcat = Kcat::start(services, topic, &self.codec, &["linger.ms=50", "batch.num.messages=10000"])?;
+        let mut settings = vec!["linger.ms=50".to_owned(), "batch.num.messages=10000".to_owned()];
+        if let Some(n) = self.batch_bytes {
+            settings.extend([format!("message.max.bytes={n}"), format!("batch.size={n}"), "linger.ms=1000".to_owned()]);
+        }
+        let mut kcat = Kcat::start(services, topic, &self.codec, &settings)?;
         let padding = match self.padding {
             0 => String::new(),
             n => format!(",\"note\":\"{}\"", "well compressing ".repeat(n / 17)),
@@ -69,14 +75,14 @@ impl Load {
 }
 
 /// Produces `KEY|VALUE` lines.
-pub struct Kcat {
+struct Kcat {
     child: Child,
-    pub input: BufWriter<ChildStdin>,
+    input: BufWriter<ChildStdin>,
 }
 
 impl Kcat {
     /// Starts one with settings of librdkafka.
-    pub fn start(services: &Services, topic: &str, codec: &str, settings: &[&str]) -> Outcome<Kcat> {
+    fn start(services: &Services, topic: &str, codec: &str, settings: &[String]) -> Outcome<Kcat> {
         let mut command = Command::new("kcat");
         command.args(["-P", "-b", &services.brokers, "-t", topic, "-K", "|", "-z", codec]);
         settings.iter().for_each(|setting| _ = command.args(["-X", setting]));
@@ -90,7 +96,7 @@ impl Kcat {
     }
 
     /// Waits until the broker has acknowledged everything.
-    pub fn finish(self) -> Outcome<()> {
+    fn finish(self) -> Outcome<()> {
         let Kcat { mut child, mut input } = self;
         input.flush()?;
         drop(input);

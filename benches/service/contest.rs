@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use crate::processes::Backends;
-use crate::report::{Line, Range};
+use crate::report::{Line, Range, rounded};
 use crate::services::Services;
 use crate::worker::Used;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ impl Runs {
         Some(bytes as f64 / f64::from(1 << 20))
     }
 
-    /// The columns of CPU time and memory, [`USAGE`].
+    /// The columns of CPU time and memory, [`USAGE`]. What the rest of PostgreSQL took is next to nothing: JSON only.
     pub fn usage(&self, line: Line, records: u64) -> Line {
         let per_row = |used: Duration| used.as_secs_f64() * 1e6 / records as f64;
         let worker = Range::of(self.0.iter().filter_map(|run| Some(per_row(run.worker?.cpu))));
@@ -63,10 +63,10 @@ impl Runs {
         let rss = self.peak_rss_mib();
         line.with_median(worker, 2, "worker_cpu_us_per_row")
             .with_median(backends, 2, "backends_cpu_us_per_row")
-            .with_median(rest, 2, "postgres_rest_cpu_us_per_row")
-            .with_median(Range::of(rss), 0, "worker_rss_mib")
+            .also("postgres_rest_cpu_us_per_row", rest.map(|rest| rounded(rest.median)))
+            .with_median(rss.and_then(|rss| Range::of([rss])), 0, "worker_rss_mib")
     }
 }
 
 /// The names of the columns of [`Runs::usage`].
-pub const USAGE: [&str; 4] = ["worker us", "backends us", "rest us", "MiB"];
+pub const USAGE: [&str; 3] = ["worker us", "backends us", "MiB"];

@@ -17,10 +17,10 @@ const LIMIT_2: &str = "limit-2";
 type Contest<'a> = Box<dyn Fn(u64) -> Outcome<Option<Used>> + 'a>;
 
 /// In the order in which they run in each round. Both LIMITs must be among them.
-fn contestants<'a>(options: &Options, services: &'a Services, limit: &'a Limit) -> Vec<(String, Contest<'a>)> {
+fn contestants<'a>(options: &Options, services: &'a Services, limits: &'a [Limit; 2]) -> Vec<(String, Contest<'a>)> {
     let mut contestants: Vec<(String, Contest)> = Vec::new();
     let mut add = |name: String, contest: Contest<'a>| contestants.push((name, contest));
-    add(LIMIT_1.to_owned(), Box::new(|_| limit.copy_by_one(services).map(|()| None)));
+    add(LIMIT_1.to_owned(), Box::new(|_| limits[0].copy(services).map(|()| None)));
     for n_writers in options.writers() {
         add(
             format!("drain-{n_writers}"),
@@ -30,7 +30,7 @@ fn contestants<'a>(options: &Options, services: &'a Services, limit: &'a Limit) 
             }),
         );
     }
-    add(LIMIT_2.to_owned(), Box::new(|_| limit.copy_by_two(services).map(|()| None)));
+    add(LIMIT_2.to_owned(), Box::new(|_| limits[1].copy(services).map(|()| None)));
     contestants
 }
 
@@ -42,13 +42,14 @@ pub fn measure(options: &Options, services: &Services, report: &mut Report) -> O
         keys: Keys::Symbol,
         codec: options.codec.clone(),
         padding: 0,
+        batch_bytes: None,
     };
     say(&format!("drain: sending {} records to {} partitions ({})", load.records, options.partitions, load.codec));
     let topics = [TOPIC.to_owned()];
     services.create_topics(&topics, options.partitions)?;
     load.send(services, TOPIC)?;
-    let limit = Limit::prepare(services, &load, "drain")?;
-    let contestants = contestants(options, services, &limit);
+    let limits = [Limit::prepare(services, &load, "drain", 1)?, Limit::prepare(services, &load, "drain", 2)?];
+    let contestants = contestants(options, services, &limits);
     let mut runs: Vec<Runs> = contestants.iter().map(|_| Runs::default()).collect();
     for round in 1..=options.rounds() {
         say(&format!("drain: round {round} of {}", options.rounds()));
@@ -74,7 +75,7 @@ pub fn measure(options: &Options, services: &Services, report: &mut Report) -> O
             runs.usage(line, load.records).also("records", load.records).also("rounds", options.rounds())
         })
         .collect();
-    let [worker, backends, rest, rss] = USAGE;
+    let [worker, backends, rss] = USAGE;
     report.title(&format!(
         "drain: {} records, {} partitions, {} symbols, {}, {} rounds",
         load.records,
@@ -83,6 +84,6 @@ pub fn measure(options: &Options, services: &Services, report: &mut Report) -> O
         load.codec,
         options.rounds()
     ));
-    report.table(&["", "seconds", "rows/s", "LIMIT 1 backend", "2 backends", worker, backends, rest, rss], &lines);
+    report.table(&["", "seconds", "rows/s", "LIMIT 1 backend", "2 backends", worker, backends, rss], &lines);
     Ok(())
 }

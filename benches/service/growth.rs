@@ -47,7 +47,7 @@ impl Point {
 
     fn load(&self, codec: &str) -> Load {
         let (records, symbols) = (self.records, self.symbols);
-        Load { records, symbols, keys: Keys::Number, codec: codec.to_owned(), padding: 0 }
+        Load { records, symbols, keys: Keys::Number, codec: codec.to_owned(), padding: 0, batch_bytes: None }
     }
 }
 
@@ -109,7 +109,8 @@ fn ask(question: &Question, options: &Options, services: &Services, report: &mut
         .points
         .iter()
         .map(|point| {
-            let prepare = || Limit::prepare(services, &point.load(&options.codec), &format!("growth_{}", point.size));
+            let prepare =
+                || Limit::prepare(services, &point.load(&options.codec), &format!("growth_{}", point.size), 1);
             question.beside_limit.then(prepare).transpose()
         })
         .collect::<Outcome<_>>()?;
@@ -119,7 +120,7 @@ fn ask(question: &Question, options: &Options, services: &Services, report: &mut
         for ((point, limit), (drains, copies)) in question.points.iter().zip(&limits).zip(&mut runs) {
             say(&format!("growth, {} {}: round {round} of {n_rounds}", question.name, point.size));
             if let Some(limit) = limit {
-                let copy = || limit.copy_by_one(services).map(|()| None);
+                let copy = || limit.copy(services).map(|()| None);
                 copies.0.push(contest::measure(services, point.records, copy)?);
             }
             let pipeline = format!("bench_growth_{}_{}_{round}", question.name, point.size);
@@ -152,13 +153,13 @@ fn show(question: &Question, runs: &[(Runs, Runs)], n_rounds: u64, report: &mut 
             drains.usage(line, point.records).also("question", question.name).also("records", point.records)
         })
         .collect();
-    let [worker, backends, rest, rss] = USAGE;
+    let [worker, backends, rss] = USAGE;
     report.title(&format!(
         "growth: {} ({} records if not varied, {WRITERS} writers, {n_rounds} rounds)",
         question.grows,
         points.last().map_or(0, |point| point.records)
     ));
-    report.table(&[question.grows, "seconds", "us/row", "LIMIT", worker, backends, rest, rss], &lines);
+    report.table(&[question.grows, "seconds", "us/row", "LIMIT", worker, backends, rss], &lines);
     note(question, "drain", runs.iter().map(|(drains, _)| drains), report);
     note(question, "LIMIT", runs.iter().map(|(_, copies)| copies), report);
 }

@@ -6,41 +6,24 @@ use crate::services::Services;
 use std::thread;
 
 /// Files with the rows of a load, in the order in which the records arrive.
-pub struct Limit {
-    /// All rows.
-    all: String,
-    /// The same in two halves.
-    halves: [String; 2],
-}
+pub struct Limit(Vec<String>);
 
 impl Limit {
-    /// Has PostgreSQL write the files.
-    pub fn prepare(services: &Services, load: &Load, name: &str) -> Outcome<Limit> {
-        let file = |part: &str| services.server_file(&format!("limit_{name}_{part}"));
-        let limit = Limit { all: file("all"), halves: [file("first"), file("second")] };
-        let middle = load.records / 2;
-        let parts = [
-            (&limit.all, 1, load.records),
-            (&limit.halves[0], 1, middle),
-            (&limit.halves[1], middle + 1, load.records),
-        ];
-        for (file, from, to) in parts {
-            services.execute(&format!("COPY ({}) TO '{file}' (FORMAT binary)", load.rows(from, to)))?;
+    /// Has PostgreSQL write so many files, each with an equal part of the rows.
+    pub fn prepare(services: &Services, load: &Load, name: &str, n_files: u64) -> Outcome<Limit> {
+        let file = |i: u64| services.server_file(&format!("limit_{name}_{}_of_{n_files}", i + 1));
+        for i in 0..n_files {
+            let rows = load.rows(load.records * i / n_files + 1, load.records * (i + 1) / n_files);
+            services.execute(&format!("COPY ({rows}) TO '{}' (FORMAT binary)", file(i)))?;
         }
-        Ok(limit)
+        Ok(Limit((0..n_files).map(file).collect()))
     }
 
-    /// By one backend.
-    pub fn copy_by_one(&self, services: &Services) -> Outcome<()> {
-        copy(services, &self.all)
-    }
-
-    /// By two at the same time.
-    pub fn copy_by_two(&self, services: &Services) -> Outcome<()> {
+    /// A backend for each file, all at the same time.
+    pub fn copy(&self, services: &Services) -> Outcome<()> {
         thread::scope(|scope| {
-            let first = scope.spawn(|| copy(services, &self.halves[0]));
-            copy(services, &self.halves[1])?;
-            first.join().map_err(|_| "a thread of the LIMIT panicked")?
+            let copies: Vec<_> = self.0.iter().map(|file| scope.spawn(|| copy(services, file))).collect();
+            copies.into_iter().try_for_each(|copy| copy.join().map_err(|_| "a thread of the LIMIT panicked")?)
         })
     }
 }

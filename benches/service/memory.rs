@@ -31,6 +31,7 @@ fn loads(options: &Options) -> Vec<Hard> {
         keys: Keys::Number,
         codec: options.codec.clone(),
         padding: 0,
+        batch_bytes: None,
     };
     let large = |codec: &str| Load { codec: codec.to_owned(), padding: 100_000, ..ordinary(15_000) };
     vec![
@@ -43,6 +44,14 @@ fn loads(options: &Options) -> Vec<Hard> {
         },
         Hard { name: "zstd", what: "100 KB a message, zstd", topics: 1, partitions: 3, load: large("zstd") },
         Hard { name: "lz4", what: "100 KB a message, lz4", topics: 1, partitions: 3, load: large("lz4") },
+        Hard {
+            name: "zstd-batches",
+            what: "the same in batches of 16 MB, zstd",
+            topics: 1,
+            partitions: 3,
+            // As producers make them that measure a batch by what it is compressed.
+            load: Load { batch_bytes: Some(16_000_000), ..large("zstd") },
+        },
         Hard { name: "rows", what: "one partition", topics: 1, partitions: 1, load: ordinary(1_000_000) },
     ]
 }
@@ -54,9 +63,9 @@ pub fn measure(options: &Options, services: &Services, report: &mut Report) -> O
     for hard in loads(options).iter().filter(|hard| options.loads(hard.name)) {
         lines.push(hold(hard, limit_mib, services)?);
     }
-    let [worker, backends, rest, _] = USAGE;
+    let [worker, backends, _] = USAGE;
     report.title("memory: the worker's largest resident set");
-    report.table(&["", "records", "seconds", worker, backends, rest, "MiB", "limit", "fits"], &lines);
+    report.table(&["", "records", "seconds", worker, backends, "MiB", "limit", "fits"], &lines);
     Ok(())
 }
 

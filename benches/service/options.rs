@@ -15,8 +15,7 @@ the median of the rounds, with the least and the most in parentheses.
 drain     seconds from the start of the process to its end; the time of the LIMIT
           with one and with two backends divided by it, in the same round (above
           1: faster than PostgreSQL alone). CPU time a row, in us: of the worker,
-          of the backends that it used, of the rest of PostgreSQL (checkpoints,
-          WAL). MiB: the worker's largest resident set.
+          and of the backends that it used. MiB: the worker's largest resident set.
 latency   milliseconds from producing a record to a reader that sees its row.
           CPU as % of one core; `machine` is that of all cores together.
 growth    one table per question; `begin`, `end`: us a row at the first and at
@@ -50,13 +49,13 @@ pub struct Options {
     /// How soon a record is a row, at --rates, at one a second; and an idle worker
     #[arg(long)]
     latency: bool,
-    /// What a row costs as the work grows; all questions, or one: rows, partitions, symbols, batch
+    /// What a row costs as the work grows; all questions, or one
     #[arg(long, value_name = "QUESTION", num_args = 0..=1, require_equals = true, default_missing_value = "all",
         value_parser = ["all", "rows", "partitions", "symbols", "batch"])]
     growth: Option<String>,
-    /// The largest resident set under hard loads; all loads, or one: partitions, zstd, lz4, rows
+    /// The largest resident set under hard loads; all loads, or one
     #[arg(long, value_name = "LOAD", num_args = 0..=1, require_equals = true, default_missing_value = "all",
-        value_parser = ["all", "partitions", "zstd", "lz4", "rows"])]
+        value_parser = ["all", "partitions", "zstd", "lz4", "zstd-batches", "rows"])]
     memory: Option<String>,
     /// One JSON object a line instead of tables
     #[arg(long)]
