@@ -77,7 +77,7 @@ pub fn measure(options: &Options, services: &Services, report: &mut Report) -> O
         .collect();
     let [worker, backends, rss] = USAGE;
     report.title(&format!(
-        "drain: {} records, {} partitions, {} symbols, {}, {} rounds",
+        "drain: {} records, {} partitions, {} symbols, {}, rounds: {}",
         load.records,
         options.partitions,
         load.symbols,

@@ -10,7 +10,7 @@ use crate::backlog::{Keys, Load};
 use crate::contest::{self, Runs, USAGE};
 use crate::limit::Limit;
 use crate::options::Options;
-use crate::report::{Line, Report, rounded};
+use crate::report::{Line, Range, Report, rounded};
 use crate::services::Services;
 use crate::worker::Worker;
 use crate::{Outcome, say};
@@ -140,26 +140,29 @@ fn ask(question: &Question, options: &Options, services: &Services, report: &mut
 
 fn show(question: &Question, runs: &[(Runs, Runs)], n_rounds: u64, report: &mut Report) {
     let points = &question.points;
+    let medians: Vec<f64> = runs.iter().filter_map(|(drains, _)| Some(drains.seconds()?.median)).collect();
     let lines: Vec<Line> = points
         .iter()
         .zip(runs)
-        .map(|(point, (drains, copies))| {
+        .enumerate()
+        .map(|(i, (point, (drains, copies)))| {
             let seconds = drains.seconds();
             let us = seconds.map_or(0.0, |seconds| seconds.median * 1e6 / point.records as f64);
             let line = Line::new("growth", "size", &point.size.to_string())
                 .with_range(seconds, 2, "seconds")
                 .with(format!("{us:.2}"), "us_per_row", rounded(us))
+                .with_median(further(question, &medians, i).and_then(|us| Range::of([us])), 2, "us_per_further_row")
                 .with_median(drains.ratio_of(copies), 2, "ratio_limit_1");
             drains.usage(line, point.records).also("question", question.name).also("records", point.records)
         })
         .collect();
     let [worker, backends, rss] = USAGE;
     report.title(&format!(
-        "growth: {} ({} records if not varied, {WRITERS} writers, {n_rounds} rounds)",
+        "growth: {} ({} records if not varied, {WRITERS} writers, rounds: {n_rounds})",
         question.grows,
         points.last().map_or(0, |point| point.records)
     ));
-    report.table(&[question.grows, "seconds", "us/row", "LIMIT", worker, backends, rss], &lines);
+    report.table(&[question.grows, "seconds", "us/row", "further", "LIMIT", worker, backends, rss], &lines);
     note(question, "drain", runs.iter().map(|(drains, _)| drains), report);
     note(question, "LIMIT", runs.iter().map(|(_, copies)| copies), report);
 }
@@ -178,11 +181,17 @@ fn note<'r>(question: &Question, what: &str, runs: impl Iterator<Item = &'r Runs
 
 /// Microseconds a row at the begin and at the end.
 fn slope(question: &Question, seconds: &[f64]) -> Option<(f64, f64)> {
-    let sizes: Vec<f64> = question.points.iter().map(|point| point.records as f64).collect();
-    let n = sizes.len();
-    if question.name != "rows" {
-        return Some((seconds.first()? * 1e6 / sizes.first()?, seconds.last()? * 1e6 / sizes.last()?));
+    let n = seconds.len();
+    if question.name == "rows" {
+        return (n >= 3).then(|| Some((further(question, seconds, 1)?, further(question, seconds, n - 1)?)))?;
     }
-    let between = |i: usize| (seconds[i + 1] - seconds[i]) * 1e6 / (sizes[i + 1] - sizes[i]);
-    (n >= 3).then(|| (between(0), between(n - 2)))
+    let us = |i: usize| Some(seconds.get(i)? * 1e6 / question.points.get(i)?.records as f64);
+    Some((us(0)?, us(n.checked_sub(1)?)?))
+}
+
+/// Microseconds for each row that this size has more than the one before.
+fn further(question: &Question, seconds: &[f64], i: usize) -> Option<f64> {
+    let records = |i: usize| Some(question.points.get(i)?.records as f64);
+    let (before, is_about_rows) = (i.checked_sub(1)?, question.name == "rows");
+    is_about_rows.then(|| Some((seconds.get(i)? - seconds.get(before)?) * 1e6 / (records(i)? - records(before)?)))?
 }

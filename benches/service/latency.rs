@@ -31,8 +31,9 @@ const WARM_UP: Duration = Duration::from_secs(3);
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// After which a hole in the ids is taken for one that nobody fills.
 const HOLE_MAX: Duration = Duration::from_secs(5);
-/// How long the producer sleeps at least: at high rates a few records are due at once.
-const NAP_MIN: Duration = Duration::from_micros(500);
+/// How long the producer sleeps at least: at high rates a few records are due at once. Each in a request of its own, they
+/// would measure the broker.
+const NAP_MIN: Duration = Duration::from_millis(1);
 /// And at most, so that it sees when it is to stop.
 const NAP_MAX: Duration = Duration::from_millis(20);
 /// How long an idle worker is watched.

@@ -18,8 +18,9 @@ drain     seconds from the start of the process to its end; the time of the LIMI
           and of the backends that it used. MiB: the worker's largest resident set.
 latency   milliseconds from producing a record to a reader that sees its row.
           CPU as % of one core; `machine` is that of all cores together.
-growth    one table per question; `begin`, `end`: us a row at the first and at
-          the last size (for rows: of those between two sizes), and end / begin.
+growth    one table per question; `further`: us for each row more than one size
+          before; `begin`, `end`: us a row at the first and at the last size (for
+          rows: the first and the last `further`), and end / begin.
 memory    the largest resident set, beside 64 MiB + writers.memory_max.
 
 environment: SERVICES_DIR (default .services/bench), and what dev/services reads";
