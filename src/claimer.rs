@@ -117,7 +117,7 @@ pub fn run(
                 let answer = answer(ledger, question);
                 match &answer {
                     Ok(_) => database.back(),
-                    Err(failure) if is_outage(failure.fault) => database.away(failure)?,
+                    Err(failure) if is_outage(failure.fault) => database.failed(failure)?,
                     Err(_) => {}
                 }
                 if desk.answers_tx.send((ticket, answer)).is_err() {
@@ -144,7 +144,7 @@ pub fn run(
                     if is_unusable && unusable_since.get_or_insert_with(Instant::now).elapsed() > grace {
                         return Err(Stop::new(failure.fault.exit_code(), format!("database: {failure}")));
                     }
-                    database.away(&failure)?;
+                    database.failed(&failure)?;
                 }
                 Err(failure) if is_retried(failure.fault) => {}
                 Err(failure) => return Err(Stop::new(failure.fault.exit_code(), format!("database: {failure}"))),

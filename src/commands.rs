@@ -185,8 +185,12 @@ fn check_database(config: &Config, findings: &mut Vec<Stop>, notes: &mut Vec<Str
         notes.extend(database.notes()?);
         // Without the tables there are no offsets to look at.
         let standings = if schema.is_empty() { database.ledger().standings()? } else { Vec::new() };
-        // A run makes what is missing.
-        schema.retain(|finding| !finding.is_absence || config.schema.manage != Manage::Create);
+        if config.schema.manage == Manage::Create {
+            let (made, left): (Vec<_>, Vec<_>) = schema.into_iter().partition(|finding| finding.is_absence);
+            let made = made.into_iter().map(|finding| format!("a run makes what is missing: {}", finding.message));
+            notes.extend(made);
+            schema = left;
+        }
         Ok((schema, standings))
     });
     match found {

@@ -3,6 +3,7 @@
 //! Shared by all threads that speak to the server, so that a restart is two log lines and not two for each thread.
 
 use crate::exit::{ExitCode, Stop};
+use crate::fault::{Failure, Fault};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,13 +17,30 @@ pub struct Outage {
     // `None`: for ever.
     limit: Option<Duration>,
     away: AtomicBool,
-    since: Mutex<Option<Instant>>,
+    current: Mutex<Option<Current>>,
+}
+
+/// One outage. It may begin as one thing and go on as another; each is said once.
+#[derive(Debug)]
+struct Current {
+    since: Instant,
+    said_unreachable: bool,
+    said_unusable: bool,
+}
+
+/// What keeps us from going on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// No answer.
+    Unreachable,
+    /// An answer, and it is no.
+    Unusable,
 }
 
 impl Outage {
     /// A server that is there. After `limit` of absence [`away`](Self::away) says to stop; `None`: never.
     pub fn new(what: &'static str, limit: Option<Duration>) -> Self {
-        Outage { what, limit, away: AtomicBool::new(false), since: Mutex::new(None) }
+        Outage { what, limit, away: AtomicBool::new(false), current: Mutex::new(None) }
     }
 
     /// How long it may stay away; `None`: for ever.
@@ -30,19 +48,43 @@ impl Outage {
         self.limit
     }
 
-    /// Notes a failed attempt.
+    /// Notes a failed attempt at a server that gave no answer.
     pub fn away(&self, why: &dyn Display) -> Result<(), Stop> {
+        self.note(Kind::Unreachable, why)
+    }
+
+    /// Notes a failed attempt at the database: it may have answered, and then it is not unreachable.
+    pub fn failed(&self, failure: &Failure) -> Result<(), Stop> {
+        match failure.fault {
+            Fault::Connection => self.note(Kind::Unreachable, failure),
+            _ => self.note(Kind::Unusable, failure),
+        }
+    }
+
+    fn note(&self, kind: Kind, why: &dyn Display) -> Result<(), Stop> {
         let what = self.what;
-        let mut since = self.lock();
-        let Some(since) = *since else {
-            *since = Some(Instant::now());
-            self.away.store(true, Ordering::Release);
-            log::warn!("{what} unreachable, retrying: {why}");
-            return Ok(());
+        let mut current = self.lock();
+        let is_new = current.is_none();
+        let current = current.get_or_insert_with(|| Current {
+            since: Instant::now(),
+            said_unreachable: false,
+            said_unusable: false,
+        });
+        self.away.store(true, Ordering::Release);
+        let (said, words) = match kind {
+            Kind::Unreachable => (&mut current.said_unreachable, "unreachable"),
+            Kind::Unusable => (&mut current.said_unusable, "answers, but can't be used"),
         };
+        if !std::mem::replace(said, true) {
+            log::warn!("{what} {words}, retrying: {why}");
+        }
         match self.limit {
-            Some(limit) if since.elapsed() >= limit => {
-                let message = format!("{what} stayed away for {} s (retry.max_outage_s): {why}", limit.as_secs());
+            Some(limit) if !is_new && current.since.elapsed() >= limit => {
+                let words = match kind {
+                    Kind::Unreachable => "stayed away",
+                    Kind::Unusable => "could not be used",
+                };
+                let message = format!("{what} {words} for {} s (retry.max_outage_s): {why}", limit.as_secs());
                 Err(Stop::new(ExitCode::ServerAway, message))
             }
             _ => Ok(()),
@@ -52,15 +94,16 @@ impl Outage {
     /// Notes a success.
     pub fn back(&self) {
         if self.away.load(Ordering::Acquire)
-            && let Some(since) = self.lock().take()
+            && let Some(Current { since, said_unreachable, .. }) = self.lock().take()
         {
             self.away.store(false, Ordering::Release);
-            log::info!("{} reachable again after_s={}", self.what, since.elapsed().as_secs());
+            let words = if said_unreachable { "reachable again" } else { "can be used again" };
+            log::info!("{} {words} after_s={}", self.what, since.elapsed().as_secs());
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Current>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,5 +124,21 @@ mod tests {
     fn without_a_limit_patience_never_ends() {
         let outage = Outage::new("database", None);
         assert!((0..100).all(|_| outage.away(&"refused").is_ok()));
+    }
+
+    #[test]
+    fn a_server_that_answers_did_not_stay_away() {
+        let outage = Outage::new("database", Some(Duration::ZERO));
+        let failed = |fault| {
+            let message = "planned".to_owned();
+            outage.failed(&Failure { fault, sqlstate: None, message, origin: None }).map_err(|stop| stop.message)
+        };
+        assert_eq!(failed(Fault::Schema), Ok(()));
+        let unusable = "database could not be used for 0 s (retry.max_outage_s): planned";
+        for fault in [Fault::Schema, Fault::Permission, Fault::Resource, Fault::WrongNode] {
+            assert_eq!(failed(fault), Err(unusable.to_owned()));
+        }
+        let unreachable = "database stayed away for 0 s (retry.max_outage_s): planned";
+        assert_eq!(failed(Fault::Connection), Err(unreachable.to_owned()));
     }
 }

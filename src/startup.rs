@@ -62,12 +62,14 @@ impl<'a> Patience<'a> {
         Patience { backoff: Backoff::unseeded(config.retry.initial, config.retry.max), shutdown }
     }
 
-    /// Repeats a call to the database while it is away.
+    /// Repeats a call to the database while it is away, or busy with what is in our way. Neither for longer than an outage
+    /// may last.
     pub fn database<T>(
         &mut self,
         outage: &Outage,
         mut call: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, NotStarted> {
+        let mut busy_since: Option<Instant> = None;
         loop {
             match call() {
                 Ok(answer) => {
@@ -76,8 +78,19 @@ impl<'a> Patience<'a> {
                     return Ok(answer);
                 }
                 Err(failure) => match failure.fault {
-                    Fault::Connection | Fault::WrongNode | Fault::Resource => outage.away(&failure)?,
-                    Fault::Transaction | Fault::Lock | Fault::Statement => log::debug!("{failure}"),
+                    Fault::Connection | Fault::WrongNode | Fault::Resource => outage.failed(&failure)?,
+                    Fault::Transaction | Fault::Lock | Fault::Statement => match (busy_since, outage.limit()) {
+                        (Some(since), Some(limit)) if since.elapsed() >= limit => {
+                            let what = "database: kept waiting for";
+                            let message = format!("{what} {} s (retry.max_outage_s): {failure}", limit.as_secs());
+                            return Err(Stop::new(failure.fault.exit_code(), message).into());
+                        }
+                        (Some(_), _) => log::debug!("{failure}"),
+                        (None, _) => {
+                            busy_since = Some(Instant::now());
+                            log::warn!("database busy, retrying: {failure}");
+                        }
+                    },
                     fault => return Err(Stop::new(fault.exit_code(), format!("database: {failure}")).into()),
                 },
             }
@@ -324,5 +337,29 @@ pub fn ends(
     match partitions.iter().find(|partition| !bounds.contains_key(partition)) {
         Some(partition) => Err(SourceFault::Away(format!("no broker knows where partition {partition} ends"))),
         None => Ok(bounds.into_iter().map(|(partition, bounds)| (partition, bounds.last_stable)).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn a_lock_that_is_never_given_back_is_not_waited_for_for_ever() {
+        let config = Config::load(&Sources::default()).expect("the defaults are right");
+        let shutdown = Shutdown::new();
+        let outage = Outage::new("database", Some(Duration::ZERO));
+        for fault in [Fault::Lock, Fault::Statement, Fault::Transaction] {
+            let mut n_calls = 0;
+            let refused = Patience::new(&config, &shutdown).database(&outage, || {
+                n_calls += 1;
+                assert!(n_calls < 3, "the limit is over");
+                Err::<(), _>(Failure { fault, sqlstate: None, message: "planned".to_owned(), origin: None })
+            });
+            let Err(NotStarted::Stop(stop)) = refused else { panic!("{refused:?}") };
+            assert_eq!((stop.code, n_calls), (ExitCode::ServerAway, 2));
+            assert_eq!(stop.message, "database: kept waiting for 0 s (retry.max_outage_s): planned");
+        }
     }
 }

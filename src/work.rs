@@ -62,15 +62,8 @@ impl<'a> Work<'a> {
         }
         let Decoded { prices, metrics, .. } = &mut work.decoded;
         // Neighbours in the index are then neighbours in the COPY: a fifth to a quarter less work for the server.
-        prices.sort_unstable_by(|a, b| (&a.symbol, a.timestamp, a.origin).cmp(&(&b.symbol, b.timestamp, b.origin)));
-        metrics.sort_unstable_by(|a, b| {
-            (&a.symbol, a.window_start, a.window_end, a.origin).cmp(&(
-                &b.symbol,
-                b.window_start,
-                b.window_end,
-                b.origin,
-            ))
-        });
+        sort(prices, |row| &row.symbol, |row| row.timestamp);
+        sort(metrics, |row| &row.symbol, |row| (row.window_start, row.window_end));
         work
     }
 
@@ -140,5 +133,49 @@ impl<'a> Work<'a> {
 
     fn interval_of(&self, record_idx: u32) -> usize {
         self.batch.record(record_idx as usize).0
+    }
+}
+
+/// Bytes of a symbol by which rows are sorted without a look at the symbol again. An option's has 21.
+const SHORT_SYMBOL_BYTES: usize = 24;
+
+/// Sorts rows, which are in the order of their origin, by symbol, then by what else is given, then by origin. Rows are
+/// large: what is sorted is a short key of each, where all have one, and each row is moved once.
+fn sort<R, K: Ord>(rows: &mut [R], symbol_of: impl Fn(&R) -> &str, then: impl Fn(&R) -> K) {
+    if rows.iter().all(|row| symbol_of(row).len() <= SHORT_SYMBOL_BYTES) {
+        rows.sort_by_cached_key(|row| (short(symbol_of(row)), then(row)));
+    } else {
+        rows.sort_by(|a, b| symbol_of(a).cmp(symbol_of(b)).then_with(|| then(a).cmp(&then(b))));
+    }
+}
+
+/// A short symbol as numbers of the same order. No symbol has a NUL, so the padding makes no two equal.
+fn short(symbol: &str) -> [u64; SHORT_SYMBOL_BYTES / 8] {
+    let mut padded = [0; SHORT_SYMBOL_BYTES];
+    padded[..symbol.len()].copy_from_slice(symbol.as_bytes());
+    let (numbers, _) = padded.as_chunks::<8>();
+    std::array::from_fn(|idx| u64::from_be_bytes(numbers[idx]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted_by_symbol_and_time_and_else_stay_in_order() {
+        let (longest_short, long) = ("A".repeat(SHORT_SYMBOL_BYTES), "A".repeat(SHORT_SYMBOL_BYTES + 1));
+        let symbols = ["B", "AB", "A", "Ä", "A B", "AAAAAAAA", "AAAAAAAAB", "AAAAAAAA", "a", "株式", &longest_short];
+        for with_long in [false, true] {
+            let mut rows: Vec<(&str, i64, usize)> = Vec::new();
+            for time in [3, -1, 3, 2] {
+                let symbols = symbols.iter().copied().chain(with_long.then_some(&*long));
+                rows.extend(symbols.map(|symbol| (symbol, time, 0)));
+            }
+            rows.iter_mut().enumerate().for_each(|(place, row)| row.2 = place);
+            let mut expected = rows.clone();
+            expected.sort();
+            sort(&mut rows, |row| row.0, |row| row.1);
+            assert_eq!(rows, expected, "with a long one: {with_long}");
+        }
     }
 }

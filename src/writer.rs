@@ -201,7 +201,7 @@ impl<'a> Attempt<'a> {
                 log::warn!("commit in doubt seq={} cause={failure}", self.seq.0);
                 self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
-                self.shared.database.away(&failure)?;
+                self.shared.database.failed(&failure)?;
                 self.resolve(work, true)
             }
         }
@@ -326,12 +326,12 @@ impl<'a> Attempt<'a> {
             Fault::Connection | Fault::WrongNode => {
                 self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
-                shared.database.away(&failure)?;
+                shared.database.failed(&failure)?;
                 self.backoff.next_delay()
             }
             Fault::Resource => {
                 self.sink.rollback();
-                shared.database.away(&failure)?;
+                shared.database.failed(&failure)?;
                 self.resource_backoff.next_delay()
             }
             Fault::Transaction | Fault::Lock | Fault::Statement => {
@@ -372,7 +372,7 @@ impl<'a> Attempt<'a> {
                 if since.elapsed() >= shared.grace {
                     return Err(stop(&failure));
                 }
-                shared.database.away(&failure)?;
+                shared.database.failed(&failure)?;
                 self.resource_backoff.next_delay().min(shared.grace)
             }
             Fault::DatabaseGone | Fault::Bug | Fault::Corruption | Fault::Unlisted => return Err(stop(&failure)),

@@ -342,9 +342,14 @@ impl Flow {
     /// Compares what was believed, where it is still, with what is true.
     fn compare(&mut self, believed: &Believed, standings: &[Standing]) {
         let (mut moved, mut fenced) = (false, Vec::new());
-        for Standing { partition, next, epoch, owner, .. } in standings {
-            let Some(then) = believed.get(partition).filter(|then| self.tracker.at_rest(partition) == Some(**then))
-            else {
+        let truths: BTreeMap<_, _> = standings.iter().map(|standing| (&standing.partition, standing)).collect();
+        for (partition, then) in believed {
+            if self.tracker.at_rest(partition) != Some(*then) {
+                continue;
+            }
+            let Some(Standing { next, epoch, owner, .. }) = truths.get(partition) else {
+                log::warn!("rewind partition={partition} next_offset=none, was {}: its row is gone", then.1);
+                moved = true;
                 continue;
             };
             if *epoch > then.0 {

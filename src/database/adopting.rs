@@ -9,7 +9,7 @@ use super::names::{Table, quoted};
 use crate::capacity::{Capacity, Pace};
 use crate::fault::Failure;
 use crate::fit::Limit;
-use postgres::Client;
+use postgres::{Client, GenericClient};
 use std::time::Duration;
 
 /// Indexes of schema.sql that a run doesn't need.
@@ -207,7 +207,8 @@ fn ids(client: &mut Client, table: &Table) -> Result<Vec<Capacity>, postgres::Er
             _ => None,
         };
         let ids_left = (most.saturating_sub(last) / increment).max(0) as u64;
-        capacities.push(Capacity { table: table.sql.clone(), column, shown, ids_left, pace });
+        let column_sql = quoted(&column);
+        capacities.push(Capacity { table: table.sql.clone(), column, column_sql, shown, ids_left, pace });
     }
     Ok(capacities)
 }
@@ -246,7 +247,7 @@ fn pace(
 }
 
 /// How many rows stand for a window that a newer row stands for as well.
-pub(super) fn repeated_windows(client: &mut Client, table: &Table) -> Result<i64, postgres::Error> {
+pub(super) fn repeated_windows(client: &mut impl GenericClient, table: &Table) -> Result<i64, postgres::Error> {
     // NULL is never equal to NULL in a unique key.
     let sql = format!(
         "SELECT coalesce(sum(n - 1), 0)::bigint FROM (SELECT count(*) AS n FROM {table} WHERE {IS_WHOLE} \
@@ -257,16 +258,31 @@ pub(super) fn repeated_windows(client: &mut Client, table: &Table) -> Result<i64
 
 const IS_WHOLE: &str = "symbol IS NOT NULL AND window_start IS NOT NULL AND window_end IS NOT NULL";
 
-/// The statement that keeps the newest row of each window.
+/// How to keep the newest row of each window, and of which rows that can't be told. Never deletes by a guess: a number
+/// that a sequence draws and the time of an insertion have an order, an id of another type has none.
 pub(super) fn clean_windows(client: &mut Client, table: &Table) -> Result<String, postgres::Error> {
-    const SQL: &str = "SELECT 1 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
-         JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE n.nspname = $1 AND c.relname = $2 AND a.attname = 'id' AND NOT a.attisdropped";
-    let has_id = !client.query(SQL, &[&table.schema, &table.bare])?.is_empty();
-    let newest = if has_id { "id" } else { "ctid" };
+    const SQL: &str = "SELECT a.attname::text FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid \
+         WHERE n.nspname = $1 AND c.relname = $2 AND NOT a.attisdropped \
+           AND (a.attname = 'id' AND t.typname IN ('int2', 'int4', 'int8') \
+             OR a.attname = 'created_at' AND t.typname IN ('timestamp', 'timestamptz')) \
+         ORDER BY a.attname DESC LIMIT 1";
+    let Some(row) = client.query_opt(SQL, &[&table.schema, &table.bare])? else {
+        return Ok(format!(
+            "no column of it tells which row of a window is the newest (that would be an integer id, or a timestamp \
+             created_at), so keep one row of each ({WINDOW}) by your own decision"
+        ));
+    };
+    let age: &str = row.try_get(0)?;
+    // Rows that were made at the same time have the same rank.
+    let (number, rest) = match age {
+        "id" => ("row_number", ""),
+        _ => ("rank", "; of rows made at the same time all are kept, keep one by your own decision"),
+    };
+    let age = quoted(age);
     Ok(format!(
-        "DELETE FROM {table} WHERE (tableoid, ctid) IN (SELECT tableoid, ctid FROM (SELECT tableoid, ctid, \
-         row_number() OVER (PARTITION BY {WINDOW} ORDER BY {newest} DESC) AS n FROM {table} WHERE {IS_WHOLE}) AS r \
-         WHERE n > 1)"
+        "keep the newest row of each window: DELETE FROM {table} WHERE (tableoid, ctid) IN (SELECT tableoid, ctid FROM \
+         (SELECT tableoid, ctid, {number}() OVER (PARTITION BY {WINDOW} ORDER BY {age} DESC NULLS LAST) AS n FROM {table} \
+         WHERE {IS_WHOLE}) AS r WHERE n > 1){rest}"
     ))
 }

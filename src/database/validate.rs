@@ -234,8 +234,8 @@ impl Look<'_> {
         if n_repeated > 0 {
             let clean = self.ask(|client| clean_windows(client, table))?;
             return Ok(Finding::config(format!(
-                "{what}, and {n_repeated} of its rows are for a window that has a newer row; stop whoever else writes to it, \
-                 keep the newest row of each window: {clean}; then run `stock-db-writer init`"
+                "{what}, and {n_repeated} of its rows are for a window that has another row; stop whoever else writes to it; \
+                 {clean}; then run `stock-db-writer init`"
             )));
         }
         match is_partitioned {
@@ -250,9 +250,11 @@ impl Look<'_> {
     /// Counts rows of a large table without an index, perhaps.
     fn repeated_windows(&mut self, table: &Table) -> Result<i64, Failure> {
         self.session.call("counting repeated windows", COUNT_MAX, |client| {
-            client.batch_execute("SET statement_timeout = 0")?;
-            let n_repeated = repeated_windows(client, table)?;
-            client.batch_execute("RESET statement_timeout")?;
+            // Its end is the end of the setting, too, whatever comes of the question.
+            let mut transaction = client.build_transaction().read_only(true).start()?;
+            transaction.batch_execute("SET LOCAL statement_timeout = 0")?;
+            let n_repeated = repeated_windows(&mut transaction, table)?;
+            transaction.rollback()?;
             Ok(n_repeated)
         })
     }

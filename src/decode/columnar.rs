@@ -75,8 +75,8 @@ fn read_frame<'t>(element: &Element<'_, 't>, elements: &mut Elements<'_, 't>) ->
     let mut known: HashSet<Cow<'t, str>> = HashSet::new();
     let others = Words::VOLUME.with(Words::TIME).with(Words::FETCH_TIME).with(Words::SYMBOL).with(BESIDE);
     for word in element.object.nested(others) {
-        for entry in Entries::read(element.object.raw(word).unwrap_or("{}")).iter() {
-            if frame.price.entries.get(&entry.key, usize::MAX).is_none() && known.insert(entry.key.clone()) {
+        for (idx, entry) in Entries::read(element.object.raw(word).unwrap_or("{}")).iter().enumerate() {
+            if frame.price.entries.get(&entry.key, idx).is_none() && known.insert(entry.key.clone()) {
                 elements.price(frame.row(&entry.key, usize::MAX, elements.origin()));
             }
         }

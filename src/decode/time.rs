@@ -124,12 +124,8 @@ fn since_epoch(text: &str, unit: TimestampUnit, zone: Tz) -> Result<Micros, Time
     if text.len() > TEXT_BYTES_MAX {
         return Err(TimeError::Unreadable);
     }
-    let is_whole = !text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_whole {
-        return fraction_since_epoch(text, unit);
-    }
-    // Nineteen digits fit into an u64; those that don't fit into an i64 are too many even for nanoseconds.
-    let number = text.bytes().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let Some(number) = whole(text) else { return fraction_since_epoch(text, unit) };
+    // What doesn't fit is too much even for nanoseconds.
     let number = i64::try_from(number).map_err(|_| TimeError::OutOfRange)?;
     if text.len() == 8
         && unit == TimestampUnit::Auto
@@ -146,6 +142,17 @@ fn since_epoch(text: &str, unit: TimestampUnit, zone: Tz) -> Result<Micros, Time
         TimestampUnit::Nanos => Some(number / 1000),
     };
     in_range(micros.ok_or(TimeError::OutOfRange)?)
+}
+
+/// A number of digits alone, in one pass. Nineteen fit into an u64.
+fn whole(text: &str) -> Option<u64> {
+    if text.is_empty() || text.len() > 19 {
+        return None;
+    }
+    text.bytes().try_fold(0, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit <= 9).then(|| sum * 10 + u64::from(digit))
+    })
 }
 
 /// The rarer numbers: negative, very long, with a point or an exponent.

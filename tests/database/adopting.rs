@@ -129,6 +129,70 @@ fn init_makes_the_unique_index_beside_a_writer_and_says_what_it_left() {
 }
 
 #[test]
+fn windows_that_can_not_be_counted_leave_the_limit_of_statements_as_it_was() {
+    // A json has no equality, so that nothing can be grouped by it.
+    let mut fixture = adopted(
+        "DROP INDEX @.stock_metrics_symbol_window_key; ALTER TABLE @.stock_metrics ALTER symbol TYPE json USING to_json(symbol)",
+        &["database.statement_timeout_ms=1000", "database.lock_timeout_ms=900", "writers.max_hold_ms=900"],
+    );
+    let failure = fixture.database.validate().expect_err("nothing can be counted");
+    assert_eq!(failure.sqlstate.as_deref(), Some("42883"), "{failure}");
+    // The next who gets this connection: the statement takes longer than it may, but waits for no lock.
+    fixture.sql(
+        "ALTER TABLE @.writer_offsets RENAME TO t; CREATE FUNCTION @.slow() RETURNS SETOF @.t LANGUAGE sql AS \
+           'SELECT pg_sleep(20); SELECT * FROM @.t'; CREATE VIEW @.writer_offsets AS SELECT * FROM @.slow()",
+    );
+    let failure = fixture.database.ledger().standings().expect_err("it takes too long");
+    assert_eq!(failure.sqlstate.as_deref(), Some("57014"), "{failure}");
+}
+
+#[test]
+fn which_row_of_a_window_is_the_newest_is_told_by_a_number_or_a_time_and_never_guessed() {
+    const REPEATED: &str = "window_end timestamptz NOT NULL DEFAULT 'epoch'";
+    let table = |columns: &str| {
+        format!(
+            "DROP TABLE @.stock_metrics; CREATE TABLE @.stock_metrics (symbol text NOT NULL DEFAULT 'A', \
+               window_start timestamptz NOT NULL DEFAULT 'epoch', {REPEATED}, avg_price numeric, max_price numeric, \
+               min_price numeric, avg_volume numeric, {columns})"
+        )
+    };
+    let told = |fixture: &Fixture| {
+        let findings = fixture.database.validate().expect("an answer");
+        let [finding] = &findings[..] else { panic!("{findings:#?}") };
+        assert!(!finding.is_absence && finding.message.contains("for a window that has another row"));
+        finding.message.clone()
+    };
+    let clean = |fixture: &mut Fixture| {
+        let message = told(fixture);
+        let (_, clean) = message.split_once("each window: ").unwrap_or_else(|| panic!("no statement in {message}"));
+        fixture.sql(clean.split_once("; ").expect("its end").0);
+        message
+    };
+    // A random id says nothing, the time does: the newest has the lowest id, and one has no time. A tie is not broken.
+    let mut fixture = adopted(&table("id uuid, created_at timestamp"), &[]);
+    let insert = "INSERT INTO @.stock_metrics (id, avg_price, created_at) SELECT md5(n::text)::uuid, n, ";
+    fixture.sql(&format!(
+        "{insert} timestamp '2024-01-01' + n * interval '1 s' FROM generate_series(1, 9) AS n; \
+         {insert} NULL FROM generate_series(10, 10) AS n; \
+         {insert} '2024-01-01 00:00:09' FROM generate_series(11, 11) AS n"
+    ));
+    let message = clean(&mut fixture);
+    assert!(message.contains("of rows made at the same time all are kept"), "{message}");
+    let left = "SELECT avg_price::text FROM @.stock_metrics ORDER BY 1";
+    assert_eq!(fixture.texts(left), ["11", "9"]);
+    // A number tells more than the time.
+    let mut fixture = adopted(&table("id smallint, created_at timestamp DEFAULT now()"), &[]);
+    fixture.sql("INSERT INTO @.stock_metrics (id, avg_price) VALUES (1, 1), (3, 3), (2, 2), (NULL, 4)");
+    clean(&mut fixture);
+    assert_eq!(fixture.texts(left), ["3"]);
+    // Neither is there.
+    let mut fixture = adopted(&table("id text, created_at date"), &[]);
+    fixture.sql("INSERT INTO @.stock_metrics (id) VALUES ('a'), ('b')");
+    let message = told(&fixture);
+    assert!(message.contains("no column of it tells which row") && !message.contains("DELETE"), "{message}");
+}
+
+#[test]
 fn what_a_narrow_column_would_round_or_cut_becomes_a_dead_letter_and_its_neighbours_rows() {
     let mut fixture = adopted(OLD_TABLES, &[]);
     let (long, fine, large) = (price("LONGER_THAN_10", "2.00"), price("FINE", "1.2345"), price("LARGE", "123456789"));
@@ -329,6 +393,17 @@ fn further_columns_with_defaults_and_triggers_are_welcome() {
     write(&fixture, "stock_prices", &[&price("A", "1.25")]);
     let row = "SELECT concat_ws(' ', symbol, venue, twice, abs(extract(epoch FROM now() AT TIME ZONE 'UTC' - seen)) < 60) FROM @.stock_prices";
     assert_eq!(fixture.texts(row), ["A A! 2.50 t"]);
+}
+
+#[test]
+fn the_statement_that_widens_an_id_works_for_a_name_of_any_letters() {
+    let mut fixture = adopted(OLD_TABLES, &[]);
+    fixture.sql("ALTER TABLE @.stock_prices RENAME id TO \"Id of \"\"it\"");
+    let found = notes(&fixture);
+    let note = found.iter().find(|note| note.contains("Id of") && note.contains("ids are left")).expect("a note");
+    let (_, statement) = note.split_once("for how long is not known; ").expect("a statement");
+    fixture.sql(statement.split_once(", and its sequence").expect("its end").0);
+    assert!(!notes(&fixture).iter().any(|note| note.contains("Id of")));
 }
 
 #[test]

@@ -758,7 +758,7 @@ fn init_adds_the_unique_index_to_a_table_that_lacks_it_and_says_why_it_cannot() 
     let [Finding { code: ExitCode::Config, message, is_absence: false }] = &findings[..] else {
         panic!("{findings:?}")
     };
-    assert!(message.contains("1 of its rows are for a window that has a newer row"), "{message}");
+    assert!(message.contains("1 of its rows are for a window that has another row"), "{message}");
     let (_, clean) = message.split_once("keep the newest row of each window: ").expect("a statement");
     let (clean, _) = clean.split_once("; then run").expect("its end");
     fixture.sql(clean);

@@ -228,6 +228,23 @@ fn a_newer_schema_and_a_missing_table_are_78() {
 }
 
 #[test]
+fn status_and_init_do_not_wait_for_a_lock_for_ever() {
+    let stage = Stage::new("locked_out", 1);
+    stage.invocation().output(&["init"]).expect_code(0);
+    let mut holder = stage.database();
+    let mut lock = holder.transaction().expect("PostgreSQL answers");
+    lock.batch_execute("LOCK TABLE writer_offsets, writer_meta IN ACCESS EXCLUSIVE MODE").expect("nobody has them");
+    let invocation = stage.invocation().set("retry.max_outage_s", 1).set("database.lock_timeout_ms", 100);
+    for command in ["status", "init"] {
+        let output = invocation.output(&[command]).expect_code(69);
+        let words = ["kept waiting for 1 s (retry.max_outage_s)", "SQLSTATE 55P03"];
+        assert!(words.iter().all(|word| output.cause().contains(word)), "{command}: {}", output.cause());
+    }
+    lock.rollback().expect("PostgreSQL answers");
+    invocation.output(&["status"]).expect_code(0);
+}
+
+#[test]
 fn check_is_content_when_a_run_would_work() {
     let stage = Stage::new("check", 1);
     stage.produce(10);

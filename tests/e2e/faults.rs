@@ -138,7 +138,7 @@ fn a_server_that_is_read_only_after_a_failover_is_waited_for() {
     is_survived(
         &stage,
         role.invocation(""),
-        "database unreachable",
+        "database answers, but can't be used",
         || role.alter("SET default_transaction_read_only = on"),
         || role.alter("RESET default_transaction_read_only"),
     );
@@ -155,7 +155,7 @@ fn a_server_that_becomes_read_only_beneath_an_open_connection_is_waited_for() {
         database.batch_execute(&sql).expect("PostgreSQL answers");
         database.batch_execute("SELECT pg_reload_conf()").expect("PostgreSQL answers");
     };
-    is_survived(&stage, stage.invocation(), "database unreachable", || all("on"), || all("off"));
+    is_survived(&stage, stage.invocation(), "database answers, but can't be used", || all("on"), || all("off"));
 }
 
 /// Roles that must show a password; see dev/services.

@@ -276,6 +276,22 @@ fn a_restore_beneath_an_idle_worker_is_noticed_with_the_next_record() {
     stage.assert_exactly_once();
 }
 
+/// Restored to before its first row, while nothing comes that would show it.
+#[test]
+fn a_row_that_vanishes_beneath_an_idle_worker_is_noticed_without_a_record() {
+    let stage = Stage::new("vanished_idle", 2);
+    let mut worker = stage.invocation().start(&["run"]);
+    stage.produce(1_000);
+    stage.wait_until_drained(LIMIT);
+    let mark = worker.mark();
+    stage.execute("BEGIN; DELETE FROM writer_offsets; DELETE FROM stock_prices; COMMIT");
+    println!("{}", worker.wait_for_log_after(mark, "next_offset=none", LIMIT));
+    stage.wait_until_drained(LIMIT);
+    assert!(worker.alive());
+    worker.stop();
+    stage.assert_exactly_once();
+}
+
 /// Turns one bit of the last batch of partition 0 around, while the broker is down.
 fn damage(stage: &Stage) {
     let services_dir = std::env::var("SERVICES_DIR").expect("dev/test sets SERVICES_DIR");

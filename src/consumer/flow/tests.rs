@@ -201,6 +201,31 @@ fn a_partition_without_a_row_is_made_one() {
 }
 
 #[test]
+fn a_row_that_vanished_beneath_an_idle_worker_is_a_rewind() {
+    let mut bench = bench(false).reading(&[0, 1]);
+    let standing = |number| Standing {
+        partition: partition(number),
+        next: NextOffset(0),
+        epoch: Epoch(1),
+        identity: LogIdentity { cluster_id: None, topic_id: None },
+        owner: Some("me".to_owned()),
+        records_total: 0,
+        rows_total: 0,
+        dead_letters_total: 0,
+        records_skipped: 0,
+        updated_at: String::new(),
+    };
+    for (standings, phase) in [(vec![standing(0), standing(1)], "reading"), (vec![standing(1)], "unclaimed")] {
+        bench.flow.ask_standings();
+        let (ticket, _) = bench.desk.questions_rx.try_recv().expect("the standings were asked for");
+        bench.desk.answers_tx.send((ticket, Ok(Answer::Standings(standings)))).expect("there is room");
+        bench.flow.take_answers();
+        assert_eq!((bench.phase(0), bench.phase(1)), (phase, phase));
+    }
+    assert!(bench.flow.pause_all && bench.flow.stop.is_none());
+}
+
+#[test]
 fn a_claim_that_failed_for_a_while_is_asked_again_and_one_that_can_not_heal_stops() {
     let mut bench = bench(false).reading(&[0]);
     for (fault, stops) in [(Fault::Connection, false), (Fault::DatabaseGone, true)] {
