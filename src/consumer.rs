@@ -28,6 +28,10 @@ use window::{Turn, Window};
 
 /// The longest wait for records in one turn.
 const POLL_MAX: Duration = Duration::from_millis(100);
+/// The same while an assignment, or the answer to a claim, is expected at any moment: neither ends a poll.
+const SETTLING_POLL_MAX: Duration = Duration::from_millis(5);
+/// What has not come by then is not expected at any moment.
+const SETTLING_MAX: Duration = Duration::from_secs(5);
 /// What is allowed in memory should hold so many polls.
 const POLLS_IN_MEMORY: usize = 4;
 /// The wait for a writer in a turn that can't send.
@@ -127,6 +131,7 @@ struct Consumer<'a> {
     outage_max: Option<Duration>,
     memory_max: usize,
     window: Window,
+    settling: Settling,
     // Reading is paused because the writers are behind.
     held: bool,
     identities: BTreeMap<Arc<str>, TopicState>,
@@ -143,6 +148,20 @@ struct Consumer<'a> {
     compared_with_group: BTreeSet<TopicPartition>,
     // The first and the latest time that something in a log could not be read.
     unreadable: Option<(Instant, Instant)>,
+}
+
+/// Since when partitions are expected.
+#[derive(Debug, Default)]
+struct Settling(Option<Instant>);
+
+impl Settling {
+    fn is_awaited(&mut self, is_settling: bool) -> bool {
+        if !is_settling {
+            self.0 = None;
+            return false;
+        }
+        self.0.get_or_insert_with(Instant::now).elapsed() < SETTLING_MAX
+    }
 }
 
 impl<'a> Consumer<'a> {
@@ -181,6 +200,7 @@ impl<'a> Consumer<'a> {
             // The batch that is being filled is on top of what is in flight.
             memory_max: config.writers.memory_max.saturating_sub(config.batch.bytes_max),
             window: Window::new(config.writers.memory_max / POLLS_IN_MEMORY),
+            settling: Settling::default(),
             held: false,
             identities: BTreeMap::new(),
             cluster_id: None,
@@ -370,8 +390,9 @@ impl<'a> Consumer<'a> {
                 flow.settle_within(CONGESTED_WAIT);
                 Duration::from_millis(1)
             } else {
+                let poll_max = if self.settling.is_awaited(flow.is_settling()) { SETTLING_POLL_MAX } else { POLL_MAX };
                 let due_in = flow.batcher.due_at().map(|due_at| due_at.saturating_duration_since(Instant::now()));
-                due_in.map_or(POLL_MAX, |due_in| due_in.clamp(Duration::from_millis(1), POLL_MAX))
+                due_in.map_or(poll_max, |due_in| due_in.clamp(Duration::from_millis(1), poll_max))
             }
         };
         if !self.held {

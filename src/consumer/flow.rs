@@ -460,6 +460,11 @@ impl Flow {
         reading.map(|(partition, _)| partition.clone()).collect()
     }
 
+    /// Whether partitions are still to come, or to be read.
+    pub fn is_settling(&self) -> bool {
+        self.owned.is_empty() || self.owned.values().any(|ownership| !matches!(ownership.phase, Phase::Reading))
+    }
+
     /// Two processes with one name put each other out of the group, again and again: nobody would make progress.
     fn count_loss(&mut self, now: Instant) {
         self.losses.push_back(now);
