@@ -28,7 +28,8 @@ use window::{Turn, Window};
 
 /// The longest wait for records in one turn.
 const POLL_MAX: Duration = Duration::from_millis(100);
-/// The same while an assignment, or the answer to a claim, is expected at any moment: neither ends a poll.
+/// The same while an assignment, the answer to a claim, or the end of a bounded run is expected at any moment: none of
+/// them ends a poll.
 const SETTLING_POLL_MAX: Duration = Duration::from_millis(5);
 /// What has not come by then is not expected at any moment.
 const SETTLING_MAX: Duration = Duration::from_secs(5);
@@ -150,7 +151,7 @@ struct Consumer<'a> {
     unreadable: Option<(Instant, Instant)>,
 }
 
-/// Since when partitions are expected.
+/// Since when something is expected that doesn't end a poll.
 #[derive(Debug, Default)]
 struct Settling(Option<Instant>);
 
@@ -262,7 +263,10 @@ impl<'a> Consumer<'a> {
         self.poll()?;
         {
             let mut flow = locked(&self.flow);
-            if flow.batcher.due_at().is_some_and(|due_at| due_at <= Instant::now()) {
+            let is_due = flow.batcher.due_at().is_some_and(|due_at| due_at <= Instant::now());
+            // Nothing that it could wait for.
+            let is_last = self.ends.as_ref().is_some_and(|ends| flow.has_read_to(ends));
+            if is_due || is_last {
                 flow.seal();
             }
         }
@@ -390,7 +394,8 @@ impl<'a> Consumer<'a> {
                 flow.settle_within(CONGESTED_WAIT);
                 Duration::from_millis(1)
             } else {
-                let poll_max = if self.settling.is_awaited(flow.is_settling()) { SETTLING_POLL_MAX } else { POLL_MAX };
+                let is_settling = flow.is_settling() || self.ends.as_ref().is_some_and(|ends| flow.has_read_to(ends));
+                let poll_max = if self.settling.is_awaited(is_settling) { SETTLING_POLL_MAX } else { POLL_MAX };
                 let due_in = flow.batcher.due_at().map(|due_at| due_at.saturating_duration_since(Instant::now()));
                 due_in.map_or(poll_max, |due_in| due_in.clamp(Duration::from_millis(1), poll_max))
             }
@@ -513,8 +518,10 @@ impl<'a> Consumer<'a> {
         let behind = |(partition, end): (&TopicPartition, &NextOffset)| {
             flow.tracker.durable(partition).is_some_and(|durable| durable < *end)
         };
-        let due = self.progress_asked_at.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
-        if due && !ends.iter().any(behind) {
+        if ends.iter().any(behind) {
+            // To be asked as soon as that has changed.
+            self.progress_asked_at = None;
+        } else if self.progress_asked_at.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL) {
             self.progress_asked_at = Some(Instant::now());
             flow.ask_progress(self.topics.iter().cloned().collect());
         }

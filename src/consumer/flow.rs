@@ -460,6 +460,11 @@ impl Flow {
         reading.map(|(partition, _)| partition.clone()).collect()
     }
 
+    /// Whether what is ours has been read up to these positions.
+    pub fn has_read_to(&self, ends: &BTreeMap<TopicPartition, NextOffset>) -> bool {
+        ends.iter().all(|(partition, end)| self.batcher.read_to(partition).is_none_or(|read_to| read_to >= *end))
+    }
+
     /// Whether partitions are still to come, or to be read.
     pub fn is_settling(&self) -> bool {
         self.owned.is_empty() || self.owned.values().any(|ownership| !matches!(ownership.phase, Phase::Reading))
