@@ -90,6 +90,11 @@ impl Batch {
         self.bytes.capacity() + self.entries.capacity() * ENTRY_BYTES
     }
 
+    /// The index of a record's interval.
+    pub fn interval_of(&self, record_idx: usize) -> usize {
+        self.entries[record_idx].interval_idx as usize
+    }
+
     /// One record, with the index of its interval.
     pub fn record(&self, record_idx: usize) -> (usize, Record<'_>) {
         let entry = &self.entries[record_idx];

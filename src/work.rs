@@ -132,7 +132,7 @@ impl<'a> Work<'a> {
     }
 
     fn interval_of(&self, record_idx: u32) -> usize {
-        self.batch.record(record_idx as usize).0
+        self.batch.interval_of(record_idx as usize)
     }
 }
 
