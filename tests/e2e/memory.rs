@@ -1,7 +1,8 @@
 //! Memory has a limit, however long the backlog.
 
 use crate::harness::checker::Progress;
-use crate::harness::{Stage, long, size};
+use crate::harness::producer::{Kcat, quote, symbol};
+use crate::harness::{LIMIT, Stage, long, size};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -58,4 +59,29 @@ fn a_backlog_fits_into_the_default_memory() {
 #[test]
 fn a_backlog_fits_into_little_memory() {
     a_long_backlog_fits("memory_small", 32 * MIB);
+}
+
+#[test]
+fn partitions_whose_messages_expand_a_lot_take_turns_and_fit() {
+    let stage = Stage::new("memory_expanding", 6);
+    let padding = "long and dull ".repeat(7_000);
+    let ids = stage.take(2_400);
+    for partition in 0..6 {
+        let mut kcat = Kcat::start(&stage.topic, Some(partition), "zstd");
+        for id in ids.clone().filter(|id| id % 6 == i64::from(partition)) {
+            let quote = quote(id);
+            let object = quote.strip_suffix('}').expect("it is an object");
+            kcat.line(&symbol(id), format!(r#"{object},"note":"{padding}"}}"#).as_bytes());
+        }
+        kcat.finish();
+    }
+    let invocation = stage.invocation().set("writers.memory_max", "64MiB").set("batch.bytes_max", "4MiB");
+    let mut worker = invocation.start(&["run"]);
+    stage.wait_until_drained(LIMIT);
+    let peak = worker.status("VmHWM:");
+    println!("peak {} MiB of {} MiB of messages", peak / MIB, 2_400 * padding.len() as u64 / MIB);
+    assert!(worker.alive());
+    worker.stop();
+    stage.assert_exactly_once();
+    assert!(peak < 128 * MIB, "peak of {} MiB", peak / MIB);
 }
