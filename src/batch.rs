@@ -175,6 +175,11 @@ impl Batcher {
         self.cursors.get(partition).map(|cursor| cursor.read)
     }
 
+    /// Where the partition is in closed batches up to; `None` if it isn't followed.
+    pub fn sealed_to(&self, partition: &TopicPartition) -> Option<NextOffset> {
+        self.cursors.get(partition).map(|cursor| cursor.sealed)
+    }
+
     /// Takes one record in. The caller has made sure that its partition is followed and that it isn't below
     /// [`read_to`](Self::read_to).
     pub fn push(&mut self, partition: &TopicPartition, record: Incoming<'_>, now: Instant) {

@@ -264,8 +264,7 @@ impl<'a> Consumer<'a> {
         {
             let mut flow = locked(&self.flow);
             let is_due = flow.batcher.due_at().is_some_and(|due_at| due_at <= Instant::now());
-            // Nothing that it could wait for.
-            let is_last = self.ends.as_ref().is_some_and(|ends| flow.has_read_to(ends));
+            let is_last = self.ends.as_ref().is_some_and(|ends| flow.is_last_before(ends));
             if is_due || is_last {
                 flow.seal();
             }

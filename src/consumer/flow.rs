@@ -465,6 +465,14 @@ impl Flow {
         ends.iter().all(|(partition, end)| self.batcher.read_to(partition).is_none_or(|read_to| read_to >= *end))
     }
 
+    /// Whether the open batch is the last one before these positions: there is nothing that it could wait for.
+    pub fn is_last_before(&self, ends: &BTreeMap<TopicPartition, NextOffset>) -> bool {
+        let is_open = |(partition, end): (&TopicPartition, &NextOffset)| {
+            self.batcher.sealed_to(partition).is_some_and(|sealed_to| sealed_to < *end)
+        };
+        self.has_read_to(ends) && ends.iter().any(is_open)
+    }
+
     /// Whether partitions are still to come, or to be read.
     pub fn is_settling(&self) -> bool {
         self.owned.is_empty() || self.owned.values().any(|ownership| !matches!(ownership.phase, Phase::Reading))
