@@ -63,12 +63,12 @@ fn a_backlog_fits_into_little_memory() {
 
 #[test]
 fn partitions_whose_messages_expand_a_lot_take_turns_and_fit() {
-    let stage = Stage::new("memory_expanding", 6);
+    let stage = Stage::new("memory_expanding", 16);
     let padding = "long and dull ".repeat(7_000);
     let ids = stage.take(2_400);
-    for partition in 0..6 {
+    for partition in 0..16 {
         let mut kcat = Kcat::start(&stage.topic, Some(partition), "zstd");
-        for id in ids.clone().filter(|id| id % 6 == i64::from(partition)) {
+        for id in ids.clone().filter(|id| id % 16 == i64::from(partition)) {
             let quote = quote(id);
             let object = quote.strip_suffix('}').expect("it is an object");
             kcat.line(&symbol(id), format!(r#"{object},"note":"{padding}"}}"#).as_bytes());
