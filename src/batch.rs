@@ -175,7 +175,7 @@ impl Batcher {
         self.cursors.get(partition).map(|cursor| cursor.read)
     }
 
-    /// Where the partition is in closed batches up to; `None` if it isn't followed.
+    /// Below which position everything is in a closed batch; `None` if the partition isn't followed.
     pub fn sealed_to(&self, partition: &TopicPartition) -> Option<NextOffset> {
         self.cursors.get(partition).map(|cursor| cursor.sealed)
     }
