@@ -90,6 +90,21 @@ impl Batch {
         self.bytes.capacity() + self.entries.capacity() * ENTRY_BYTES
     }
 
+    /// The timestamps of its records in Kafka, in milliseconds since the epoch, where they have one.
+    pub fn timestamps_ms(&self) -> impl Iterator<Item = i64> {
+        self.entries.iter().filter_map(|entry| entry.timestamp_ms)
+    }
+
+    /// The partitions that it covers, each with the timestamp of its oldest record, if it has any.
+    pub fn oldest_ms(&self) -> BTreeMap<TopicPartition, Option<i64>> {
+        let mut oldest: Vec<Option<i64>> = vec![None; self.intervals.len()];
+        for entry in &self.entries {
+            let oldest = &mut oldest[entry.interval_idx as usize];
+            *oldest = earlier(*oldest, entry.timestamp_ms);
+        }
+        self.intervals.iter().map(|interval| interval.partition.clone()).zip(oldest).collect()
+    }
+
     /// The index of a record's interval.
     pub fn interval_of(&self, record_idx: usize) -> usize {
         self.entries[record_idx].interval_idx as usize
@@ -219,6 +234,18 @@ impl Batcher {
         self.opened_at.map(|opened_at| opened_at + self.limits.linger)
     }
 
+    /// The timestamp of the oldest record of each partition in the open batch.
+    pub fn open_oldest_ms(&self) -> BTreeMap<TopicPartition, Option<i64>> {
+        let mut oldest: BTreeMap<u32, Option<i64>> = BTreeMap::new();
+        for entry in &self.entries {
+            let oldest = oldest.entry(entry.interval_idx).or_default();
+            *oldest = earlier(*oldest, entry.timestamp_ms);
+        }
+        let of =
+            |(partition, cursor): (&TopicPartition, &Cursor)| Some((partition.clone(), *oldest.get(&cursor.number)?));
+        self.cursors.iter().filter_map(of).collect()
+    }
+
     /// What the open batch takes in memory.
     pub fn open_bytes(&self) -> usize {
         self.bytes.capacity() + self.entries.capacity() * ENTRY_BYTES
@@ -264,6 +291,11 @@ impl Batcher {
             self.opened_at = None;
         }
     }
+}
+
+/// The earlier of two times, as far as they are known.
+pub fn earlier(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    [a, b].into_iter().flatten().min()
 }
 
 /// A record as a client hands it out.

@@ -15,6 +15,8 @@ pub const PACE_SECONDS_MIN: f64 = 4.0 * 3600.0;
 /// What is left of one column's ids.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capacity {
+    /// Schema and table, as the configuration names them.
+    pub name: String,
     /// Schema and table, as a statement needs them.
     pub table: String,
     /// The column.
@@ -23,6 +25,8 @@ pub struct Capacity {
     pub column_sql: String,
     /// Its type, as PostgreSQL writes it.
     pub shown: String,
+    /// Ids that there are in all.
+    pub ids: u64,
     /// Ids that can still be drawn.
     pub ids_left: u64,
     /// How fast they are drawn, where that is known.
@@ -74,7 +78,16 @@ mod tests {
     fn capacity(ids_left: u64, pace: Option<Pace>) -> Capacity {
         let text = str::to_owned;
         let column_sql = text("\"id\"");
-        Capacity { table: text("t"), column: text("id"), column_sql, shown: text("integer"), ids_left, pace }
+        Capacity {
+            name: text("t"),
+            table: text("t"),
+            column: text("id"),
+            column_sql,
+            shown: text("integer"),
+            ids: u64::MAX,
+            ids_left,
+            pace,
+        }
     }
 
     #[test]

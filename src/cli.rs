@@ -10,8 +10,10 @@ use crate::reset::To;
 use crate::row::Class;
 use crate::supervisor;
 use chrono::{DateTime, Utc};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -20,6 +22,7 @@ Examples:
   stock-db-writer check                       would a run work? every finding at once
   stock-db-writer run                         consume until stopped
   stock-db-writer run --until-end             drain what is there now, then exit (cron)
+  stock-db-writer status                      who owns what, and how far behind is it?
   stock-db-writer explain messages.jsonl      what would become of these messages?
   stock-db-writer dead-letters list           what could not become a row, and why?
   stock-db-writer reset --topic t --to earliest   what would reading it all again do?
@@ -110,6 +113,28 @@ Exit codes: 0 done or shown, 64 there is no such partition or offset, 65 dead
 letters are in the way, 69 a server stayed away, 77 the role may not, 78 the topic
 is not configured or does not exist.";
 
+const CHECK_HELP: &str = "\
+Prints every finding at once, each with what to do about it. A price, metrics
+and a dead letter are written the way a run writes them, into your tables, and
+rolled back: nobody sees them, but they take an id each. 0 means that a run
+would work. May be done while a worker runs.
+
+Exit codes, of several findings the first of these: 78 configuration or schema,
+77 permission, 65 the data needs a decision, 69 a server does not answer.";
+
+const HEALTH_HELP: &str = "\
+Asks http://ADDRESS/health/ready (with --live: /health/live), where ADDRESS is
+metrics.listen of the configuration, and prints the answer. Ready: both servers
+answer, and there is progress or nothing to do. Live: the threads turn.
+
+Exit codes: 0 yes, 69 no, or nobody answers, 78 metrics.listen is off.";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  stock-db-writer completions bash > /etc/bash_completion.d/stock-db-writer
+  stock-db-writer completions zsh > ~/.zfunc/_stock-db-writer
+  stock-db-writer completions fish > ~/.config/fish/completions/stock-db-writer.fish";
+
 /// Moves stock prices and windowed metrics from Kafka into PostgreSQL, every record exactly once.
 #[derive(Debug, Parser)]
 #[command(name = "stock-db-writer", version, after_help = EXAMPLES, max_term_width = 100)]
@@ -132,8 +157,13 @@ enum Command {
         /// Drain to the end offsets captured at start, then exit 0; 75 if another such run holds the pipeline
         #[arg(long)]
         until_end: bool,
+        /// Show on stderr how it gets on: a bar on a terminal, elsewhere a line every 10 s. auto: the bar on a terminal,
+        /// lines with --until-end only
+        #[arg(long, value_name = "WHEN", default_value = "auto")]
+        progress: When,
     },
-    /// Look at configuration, both servers, schema, privileges and offsets; 0 means that a run would work
+    /// Look at configuration, both servers, schema, privileges and offsets, and write a row that is rolled back
+    #[command(after_help = CHECK_HELP)]
     Check,
     /// Create or migrate the tables
     Init {
@@ -196,6 +226,27 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the worker that runs on this machine whether it is ready; for probes
+    #[command(after_help = HEALTH_HELP)]
+    Health {
+        /// Ask whether its threads turn, and not whether there is progress
+        #[arg(long)]
+        live: bool,
+    },
+    /// Print the completions for a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// When something is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Debug, Subcommand)]
@@ -282,6 +333,7 @@ impl Command {
             Command::Explain { from_kafka: None, .. } => &["database", "kafka.tls", "kafka.sasl"],
             Command::Explain { .. } => &["database"],
             Command::DeadLetters { .. } => &["kafka.tls", "kafka.sasl"],
+            Command::Health { .. } => &["database", "kafka.tls", "kafka.sasl"],
             _ => &[],
         }
     }
@@ -306,44 +358,58 @@ pub fn run(
     };
     let sources =
         Sources { file: arguments.config, set: arguments.set, environment: environment.into_iter().collect() };
+    if let Command::Completions { shell } = arguments.command {
+        // It needs no configuration, and none that is wrong keeps it from its work.
+        let mut out = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "stock-db-writer", &mut out);
+        return commands::print(&String::from_utf8_lossy(&out));
+    }
     let config = Config::load_without(&sources, arguments.command.does_without())
         .map_err(|errors| Stop::new(ExitCode::Config, errors.to_string()))?;
-    logger::start(config.log_format);
+    logger::set(config.log);
     let command = arguments.command;
+    let reload = || Config::load(&sources);
     // The threads of `run` are looked after by its supervisor; everything else is done on this one.
-    catch_unwind(AssertUnwindSafe(|| execute(command, config)))
+    catch_unwind(AssertUnwindSafe(|| execute(command, &config, &reload)))
         .unwrap_or_else(|_| Err(Stop::new(ExitCode::InvariantBroken, "the command panicked; its message is above")))
 }
 
-fn execute(command: Command, config: Config) -> Result<(), Stop> {
+fn execute(command: Command, config: &Config, reload: &supervisor::Reload<'_>) -> Result<(), Stop> {
     match command {
-        Command::Run { until_end } => supervisor::run(config, until_end),
-        Command::Check => commands::check(&config),
-        Command::Init { print: true } => commands::print_schema(&config),
-        Command::Init { print: false } => commands::init(&config),
+        Command::Run { until_end, progress } => {
+            let progress = match progress {
+                When::Auto => until_end || std::io::stderr().is_terminal(),
+                When::Always => true,
+                When::Never => false,
+            };
+            supervisor::run(config, supervisor::Request { bounded: until_end, progress }, reload)
+        }
+        Command::Check => commands::check::run(config),
+        Command::Init { print: true } => commands::print_schema(config),
+        Command::Init { print: false } => commands::init(config),
         Command::Explain { file, topic, key, record_timestamp, kcat_json, from_kafka, json } => {
             let messages = match from_kafka {
                 Some(n) => Messages::Newest(n as usize),
                 None if kcat_json => Messages::Kcat { file },
                 None => Messages::Lines { file, key, timestamp_ms: record_timestamp },
             };
-            explain::run(&config, &explain::Request { messages, topic, json })
+            explain::run(config, &explain::Request { messages, topic, json })
         }
         Command::DeadLetters { action } => match action {
             DeadLetters::List { filter, all, json } => {
-                dead_letters::list(&config, &filter.filter(Vec::new(), all), json)
+                dead_letters::list(config, &filter.filter(Vec::new(), all), json)
             }
-            DeadLetters::Show { id, full } => dead_letters::show(&config, &id, full),
+            DeadLetters::Show { id, full } => dead_letters::show(config, &id, full),
             DeadLetters::Redrive { ids, filter, dry_run } => {
-                dead_letters::redrive(&config, &filter.filter(ids, false), dry_run)
+                dead_letters::redrive(config, &filter.filter(ids, false), dry_run)
             }
-            DeadLetters::Discard { ids, filter, yes } => {
-                dead_letters::discard(&config, &filter.filter(ids, false), yes)
-            }
+            DeadLetters::Discard { ids, filter, yes } => dead_letters::discard(config, &filter.filter(ids, false), yes),
         },
         Command::Reset { topic, partition, to, yes } => {
-            reset::run(&config, &reset::Request { topic, partition, to, yes })
+            reset::run(config, &reset::Request { topic, partition, to, yes })
         }
-        Command::Status { json } => commands::status(&config, json),
+        Command::Status { json } => commands::status::run(config, json),
+        Command::Health { live } => commands::health(config, live),
+        Command::Completions { .. } => unreachable!("it is done without a configuration"),
     }
 }

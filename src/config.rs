@@ -14,7 +14,7 @@ mod topics;
 
 pub use self::kafka::{AssignmentMode, Client, GroupProtocol, Isolation, Kafka, KafkaTls, OnGap, Sasl, SaslMechanism};
 pub use database::{Database, DatabaseTls, TableName};
-pub use limits::{Batch, DeadLetters, LogFormat, Manage, Retry, Schema, Writers};
+pub use limits::{Batch, DeadLetters, Log, LogFormat, LogLevel, Manage, Retry, Schema, Writers};
 pub use secret::Secret;
 pub use sources::{Problem, Sources};
 pub use topics::{Pattern, Selector, Topic, Topics};
@@ -43,8 +43,10 @@ pub struct Config {
     pub schema: Schema,
     /// What happens to what can't become a row.
     pub dead_letters: DeadLetters,
-    /// How log lines look.
-    pub log_format: LogFormat,
+    /// Where metrics and health are served, `host:port`; `None`: nowhere.
+    pub metrics_listen: Option<String>,
+    /// How log lines look, and which there are.
+    pub log: Log,
 }
 
 /// All that is wrong with a configuration, one line each.
@@ -85,8 +87,6 @@ impl Config {
     }
 
     fn read(reader: &mut Reader, sources: &Sources) -> Config {
-        // The metrics endpoint is part of the interface, but not of this version.
-        reader.only("metrics.listen", "");
         Config {
             pipeline: reader.get("pipeline", name).unwrap_or_else(|| "stock-db-writer".to_owned()),
             kafka: self::kafka::read(reader),
@@ -97,7 +97,8 @@ impl Config {
             retry: limits::retry(reader),
             schema: limits::schema(reader),
             dead_letters: limits::dead_letters(reader),
-            log_format: limits::log_format(reader),
+            metrics_listen: limits::metrics_listen(reader),
+            log: limits::log(reader),
         }
     }
 }

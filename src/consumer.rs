@@ -7,6 +7,7 @@
 mod flow;
 mod patterns;
 mod positions;
+mod report;
 mod window;
 
 use crate::batch::Limits;
@@ -91,6 +92,7 @@ pub fn run(source: &mut dyn Source, config: &Config, wiring: Wiring) -> Result<E
     let mut consumer = Consumer::new(source, config, wiring);
     consumer.announce(&topics);
     consumer.subscribe()?;
+    consumer.shared.vitals.started();
     let ended = loop {
         if consumer.shutdown.is_triggered() {
             break Ended::Asked;
@@ -142,6 +144,7 @@ struct Consumer<'a> {
     standings_asked_at: Instant,
     missing_since: Option<Instant>,
     grace: Duration,
+    reported_at: Instant,
     committed_at: Instant,
     synchronous_commit: bool,
     // Waits for the barrier that makes it true after a crash of the server, too.
@@ -210,6 +213,7 @@ impl<'a> Consumer<'a> {
             standings_asked_at: Instant::now(),
             missing_since: None,
             grace: config.schema.grace,
+            reported_at: Instant::now(),
             committed_at: Instant::now(),
             synchronous_commit: config.database.synchronous_commit,
             held_back: None,
@@ -271,6 +275,7 @@ impl<'a> Consumer<'a> {
         }
         self.verify_sealed()?;
         locked(&self.flow).dispatch(&self.dispatches_tx);
+        self.report();
         Ok(false)
     }
 
@@ -583,6 +588,6 @@ impl<'a> Consumer<'a> {
             log::debug!("committing offsets: {fault}");
         }
         self.source.close();
-        log::info!("stopped {}", self.shared.stats);
+        log::info!("stopped {}", self.shared.metrics);
     }
 }

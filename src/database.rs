@@ -70,7 +70,7 @@ impl Database {
     pub fn open(config: &Config, owner: &str) -> Result<Database, Failure> {
         let connector = Connector::new(&config.database, &config.pipeline, Reaper::start())?;
         let relays = config.dead_letters.topic.is_some();
-        // One for each writer, one for the claims, one for what a command does beside them, one for the relay.
+        // One for each writer, one for the claims, one for what a command or the observer does beside them, one for the relay.
         let size_max = u32::try_from(config.writers.count).unwrap_or(u32::MAX - 3) + 2 + u32::from(relays);
         let pool = Pool::new(connector, size_max);
         // Put back at once: whoever asks first gets this one.

@@ -7,7 +7,7 @@ use crate::batch::{Batch, Epoch};
 use crate::lane::Seq;
 use crate::record::{NextOffset, TopicPartition};
 use crate::sink::{Durable, Truth};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A batch on its way to a writer.
 #[derive(Debug)]
@@ -86,7 +86,8 @@ struct Followed {
 
 #[derive(Debug)]
 struct InFlight {
-    partitions: BTreeSet<TopicPartition>,
+    // With the timestamp of the oldest record.
+    partitions: BTreeMap<TopicPartition, Option<i64>>,
     bytes: usize,
 }
 
@@ -116,8 +117,8 @@ impl Tracker {
 
     /// Notes a batch that was handed to the writers.
     pub fn sent(&mut self, dispatch: &Dispatch) {
-        let partitions = dispatch.batch.intervals().iter().map(|interval| interval.partition.clone()).collect();
-        self.in_flight.insert(dispatch.seq, InFlight { partitions, bytes: dispatch.batch.bytes() });
+        let (partitions, bytes) = (dispatch.batch.oldest_ms(), dispatch.batch.bytes());
+        self.in_flight.insert(dispatch.seq, InFlight { partitions, bytes });
     }
 
     /// Notes that a batch is durable. Work of an older claim changes nothing: the newer claim has read the truth.
@@ -151,7 +152,12 @@ impl Tracker {
 
     /// Whether a batch in flight touches any of these partitions.
     pub fn is_in_flight(&self, partitions: &[TopicPartition]) -> bool {
-        self.in_flight.values().any(|batch| partitions.iter().any(|partition| batch.partitions.contains(partition)))
+        self.in_flight.values().any(|batch| partitions.iter().any(|partition| batch.partitions.contains_key(partition)))
+    }
+
+    /// The timestamp of the oldest record of a partition that is in flight; `None` if there is none, or none is known.
+    pub fn oldest_ms(&self, partition: &TopicPartition) -> Option<i64> {
+        self.in_flight.values().filter_map(|batch| *batch.partitions.get(partition)?).min()
     }
 
     /// Up to where a partition is durable; `None` if it isn't followed.

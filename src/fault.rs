@@ -41,6 +41,26 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::Connection => "connection",
+            Fault::Transaction => "transaction",
+            Fault::Lock => "lock",
+            Fault::Statement => "statement",
+            Fault::WrongNode => "wrong-node",
+            Fault::Resource => "resource",
+            Fault::Record => "record",
+            Fault::UniqueKey => "unique-key",
+            Fault::Schema => "schema",
+            Fault::Permission => "permission",
+            Fault::DatabaseGone => "database-gone",
+            Fault::Bug => "bug",
+            Fault::Corruption => "corruption",
+            Fault::Unlisted => "unlisted",
+        }
+    }
+
     /// Sorts a SQLSTATE. `None` is an error that did not come from the server: closed, I/O, TLS, deadline.
     pub fn of(sqlstate: Option<&str>) -> Fault {
         let Some(code) = sqlstate else { return Fault::Connection };

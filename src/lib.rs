@@ -17,6 +17,7 @@ pub mod pipeline_lock;
 pub mod record;
 pub mod row;
 pub mod shutdown;
+pub mod vitals;
 
 // Pure steps.
 pub mod batch;
@@ -28,9 +29,9 @@ pub mod decode;
 pub mod explain;
 pub mod fit;
 pub mod lane;
+pub mod metrics;
 pub mod redrive;
 pub mod sift;
-pub mod stats;
 pub mod work;
 
 // Promises.
@@ -46,6 +47,8 @@ pub mod database;
 // Threads.
 pub mod claimer;
 pub mod consumer;
+pub mod http;
+pub mod observer;
 pub mod relay;
 pub mod watchdog;
 pub mod writer;
@@ -55,6 +58,7 @@ pub mod cli;
 pub mod commands;
 pub mod logger;
 pub mod newest;
+pub mod oldest;
 pub mod progress;
 pub mod startup;
 pub mod supervisor;

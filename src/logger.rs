@@ -1,26 +1,64 @@
-//! Log lines on stderr: text for people or JSON for machines; the level by `RUST_LOG`.
+//! Log lines on stderr: text for people or JSON for machines. Their level is the configuration's, or `RUST_LOG`'s.
 
-use crate::config::LogFormat;
+use crate::config::{Log, LogFormat};
+use crate::progress;
 use chrono::{SecondsFormat, Utc};
+use env_logger::{Builder, Logger, Target};
+use log::{Metadata, Record};
 use std::io::Write;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
-/// What is logged where `RUST_LOG` says nothing. The Kafka client logs every poll at info and repeats every failure at
-/// warn; what matters of it the source says itself, once.
-const DEFAULT_FILTER: &str = "info,krafka=off,kafka=off,tracing=off,rustls=warn,r2d2=off";
+/// What is logged whatever the level. The Kafka clients log every poll at info and repeat every failure at warn; what
+/// matters of it the source says itself, once.
+const QUIET: &str = "krafka=off,kafka=off,tracing=off,rustls=warn,r2d2=off,hyper=warn,ureq=off";
 
-/// Starts logging. Called once, by `main`.
-pub fn start(format: LogFormat) {
-    let filter = std::env::var("RUST_LOG").unwrap_or_default();
+/// The one logger of the process, which can be replaced by one of another level.
+static LOGGER: OnceLock<Replaceable> = OnceLock::new();
+
+struct Replaceable(RwLock<Logger>);
+
+impl log::Log for Replaceable {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).log(record);
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts logging, or goes on with another level or format.
+pub fn set(log: Log) {
+    let logger = build(log);
+    let filter = logger.filter();
+    match LOGGER.get() {
+        Some(current) => *current.0.write().unwrap_or_else(PoisonError::into_inner) = logger,
+        None => {
+            let current = LOGGER.get_or_init(|| Replaceable(RwLock::new(logger)));
+            // A second logger is refused; the first goes on.
+            let _ = log::set_logger(current);
+        }
+    }
+    log::set_max_level(filter);
+}
+
+fn build(log: Log) -> Logger {
+    let asked = std::env::var("RUST_LOG").unwrap_or_default();
     // Later directives win, so the operator's come last.
-    let filter =
-        if filter.trim().is_empty() { DEFAULT_FILTER.to_owned() } else { format!("{DEFAULT_FILTER},{filter}") };
-    let mut builder = env_logger::Builder::new();
+    let filter = match asked.trim() {
+        "" => format!("{},{QUIET}", log.level.as_str()),
+        asked => format!("{},{QUIET},{asked}", log.level.as_str()),
+    };
+    let mut builder = Builder::new();
     builder.parse_filters(&filter);
+    builder.target(Target::Pipe(Box::new(progress::AboveBars)));
     builder.format(move |out, record| {
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("-");
-        match format {
+        match log.format {
             LogFormat::Text => writeln!(out, "{time} {:<5} {thread} {}", record.level(), record.args()),
             LogFormat::Json => {
                 let line = serde_json::json!({
@@ -33,6 +71,5 @@ pub fn start(format: LogFormat) {
             }
         }
     });
-    // A second logger is refused; the first goes on.
-    let _ = builder.try_init();
+    builder.build()
 }

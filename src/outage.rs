@@ -43,6 +43,11 @@ impl Outage {
         Outage { what, limit, away: AtomicBool::new(false), current: Mutex::new(None) }
     }
 
+    /// Whether the last attempt has failed.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
     /// How long it may stay away; `None`: for ever.
     pub fn limit(&self) -> Option<Duration> {
         self.limit

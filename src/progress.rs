@@ -2,8 +2,13 @@
 //!
 //! The only place that draws. Work that is done before anybody could wonder shows nothing at all.
 
-use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::Write;
+mod run;
+
+pub use run::RunProgress;
+
+use indicatif::{HumanBytes, HumanCount, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Between two looks at the bar.
@@ -12,6 +17,23 @@ const BAR_INTERVAL: Duration = Duration::from_millis(100);
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 const BAR: &str = "{wide_bar} {percent:>3}%  {msg}  {eta} left";
 const SPINNER: &str = "{spinner} {msg}";
+
+/// All that is drawn, so that log lines can be written above it.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+
+/// stderr, for whole lines: what is drawn there goes away for as long as they are written.
+#[derive(Debug, Clone, Copy)]
+pub struct AboveBars;
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
 
 /// What "all of it" is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +70,7 @@ impl Progress {
             Extent::Bytes(length) | Extent::Things(length) => (Some(length), BAR),
             Extent::Unknown => (None, SPINNER),
         };
-        let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());
+        let bar = BARS.add(ProgressBar::with_draw_target(length, ProgressDrawTarget::hidden()));
         bar.set_style(ProgressStyle::with_template(template).expect("the templates are well formed"));
         Progress { names: Some((work, things)), extent, bar, ..Progress::none() }
     }
@@ -74,10 +96,8 @@ impl Progress {
 
     /// Says something on stderr, in a line of its own.
     pub fn say(&self, line: &str) {
-        self.bar.suspend(|| {
-            // Nobody is left to be told that stderr is closed.
-            let _ = writeln!(std::io::stderr(), "{line}");
-        });
+        // Nobody is left to be told that stderr is closed.
+        let _ = AboveBars.write_all(format!("{line}\n").as_bytes());
     }
 }
 

@@ -12,6 +12,7 @@ use crate::outage::Outage;
 use crate::record::{NextOffset, StartAt, TopicPartition};
 use crate::shutdown::Shutdown;
 use crate::source::{self, Source, SourceFault, TopicState};
+use crate::vitals::Vitals;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,12 +55,18 @@ pub fn owner_name() -> String {
 pub struct Patience<'a> {
     backoff: Backoff,
     shutdown: &'a Shutdown,
+    vitals: Option<&'a Vitals>,
 }
 
 impl<'a> Patience<'a> {
     /// Patience as the configuration says.
     pub fn new(config: &Config, shutdown: &'a Shutdown) -> Self {
-        Patience { backoff: Backoff::unseeded(config.retry.initial, config.retry.max), shutdown }
+        Patience { backoff: Backoff::unseeded(config.retry.initial, config.retry.max), shutdown, vitals: None }
+    }
+
+    /// Says meanwhile that it is at work.
+    pub fn seen_by(self, vitals: &'a Vitals) -> Self {
+        Patience { vitals: Some(vitals), ..self }
     }
 
     /// Repeats a call to the database while it is away, or busy with what is in our way. Neither for longer than an outage
@@ -132,6 +139,9 @@ impl<'a> Patience<'a> {
 
     /// Waits before the next attempt.
     pub fn pause(&mut self) -> Result<(), NotStarted> {
+        if let Some(vitals) = self.vitals {
+            vitals.turned();
+        }
         // At most a second: an operator who starts the server wants to see the worker start.
         let delay = self.backoff.next_delay().min(Duration::from_secs(1));
         if self.shutdown.sleep(delay) { Err(NotStarted::Asked) } else { Ok(()) }

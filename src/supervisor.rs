@@ -4,21 +4,28 @@
 //! direction of the data; it saves work, never data, so it has a deadline and nothing depends on it.
 
 use crate::claimer;
-use crate::config::{AssignmentMode, Config};
+use crate::config::{AssignmentMode, Config, ConfigErrors, Kafka};
 use crate::consumer::{self, Ended, Wiring};
 use crate::exit::{ExitCode, Stop};
 use crate::heartbeat::Heartbeat;
+use crate::http::{self, Shown};
 use crate::ledger::Ledger;
+use crate::logger;
+use crate::observer::Observer;
 use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
+use crate::progress::RunProgress;
 use crate::relay;
 use crate::shutdown::Shutdown;
 use crate::startup::{self, NotStarted, Patience};
 use crate::watchdog;
 use crate::writer::{self, Shared};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select, tick};
+use sha2::{Digest, Sha256};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,62 +38,194 @@ const RELAY_MAX: Duration = Duration::from_secs(30);
 /// After an error, the consumer has left its group by then.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
+/// Between two looks at how the run gets on.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What a thread's end means.
 type End = Result<Option<Ended>, Stop>;
 
-/// Runs the worker. `bounded`: until the end offsets captured at start.
-pub fn run(config: Config, bounded: bool) -> Result<(), Stop> {
-    let shutdown = Shutdown::new();
-    let (ends_tx, ends_rx) = bounded_ends(&config);
-    let signals_rx = signals()?;
-    {
-        let (shutdown, ends_tx) = (shutdown.clone(), ends_tx.clone());
-        spawn("consumer", ends_tx.clone(), move || work(&config, bounded, &shutdown, &ends_tx).map(Some))?;
-    }
-    // The supervisor keeps no end of this channel.
-    drop(ends_tx);
-    supervise(bounded, &shutdown, &ends_rx, &signals_rx)
+/// What is asked of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// It ends at the end offsets captured at start.
+    pub bounded: bool,
+    /// It shows on stderr how it gets on.
+    pub progress: bool,
 }
 
-fn supervise(
-    bounded: bool,
-    shutdown: &Shutdown,
-    ends_rx: &Receiver<End>,
-    signals_rx: &Receiver<i32>,
-) -> Result<(), Stop> {
-    let mut deadline = never();
-    let stopped = |bounded: bool| match bounded {
-        true => Err(Stop::new(ExitCode::TryLater, "stopped by a signal before the end was reached; run it again")),
-        false => Ok(()),
+/// Reads the configuration again.
+pub type Reload<'a> = dyn Fn() -> Result<Config, ConfigErrors> + 'a;
+
+/// Runs the worker. At SIGHUP the configuration is read again by `reload`: its log level counts at once, and files with
+/// secrets of Kafka that have changed make the run start over within the process. Those of PostgreSQL are read at every
+/// connect anyway.
+pub fn run(config: &Config, request: Request, reload: &Reload<'_>) -> Result<(), Stop> {
+    let signals_rx = signals()?;
+    let owner = startup::owner_name();
+    let outage_max = startup::outage_max(config, request.bounded);
+    let shared = Shared::new(config, owner, Outage::new("database", outage_max));
+    let shown =
+        Shown { metrics: shared.metrics.clone(), vitals: shared.vitals.clone(), database: shared.database.clone() };
+    if let Some(address) = &config.metrics_listen {
+        http::start(address.clone(), shown.clone());
+    }
+    let mut supervisor = Supervisor {
+        config,
+        request,
+        reload,
+        signals_rx,
+        progress: request.progress.then(RunProgress::start),
+        shown,
+        secrets: Secrets::read(&config.kafka),
     };
+    let mut shared = Some(shared);
     loop {
-        select! {
-            recv(ends_rx) -> end => match end {
-                Ok(Ok(Some(Ended::ReachedEnds))) => return Ok(()),
-                Ok(Ok(Some(Ended::Asked))) => return stopped(bounded),
-                // A helper's orderly end: its channel was closed by the consumer, who speaks last.
-                Ok(Ok(None)) => {}
-                Ok(Err(stop)) => {
-                    leave(shutdown, ends_rx);
-                    return Err(stop);
-                }
-                Err(_) => return Err(Stop::new(ExitCode::InvariantBroken, "all threads have ended without a word")),
-            },
-            recv(signals_rx) -> signal => {
-                let signal = signal.unwrap_or(SIGTERM);
-                if shutdown.is_triggered() {
-                    let code = if signal == SIGINT { ExitCode::Interrupted } else { ExitCode::Terminated };
-                    return Err(Stop::new(code, "second signal, ending at once; what was not committed is read again"));
-                }
-                log::info!("stopping: finishing what is open; a second signal ends at once");
-                shutdown.trigger();
-                deadline = after(STOP_MAX);
-            },
-            recv(deadline) -> _ => {
-                log::warn!("not everything has ended in time; what was not committed is read again");
-                return stopped(bounded);
-            },
+        let next = shared.take().unwrap_or_else(|| supervisor.shared_again());
+        match supervisor.generation(next)? {
+            After::Done => return Ok(()),
+            After::StartOver => log::info!("starting over with the new secrets"),
         }
+    }
+}
+
+/// What follows the end of all threads.
+enum After {
+    Done,
+    StartOver,
+}
+
+struct Supervisor<'a> {
+    config: &'a Config,
+    request: Request,
+    reload: &'a Reload<'a>,
+    signals_rx: Receiver<i32>,
+    progress: Option<RunProgress>,
+    shown: Shown,
+    secrets: Secrets,
+}
+
+impl Supervisor<'_> {
+    /// What the writers of another generation share: all is new but what is counted and shown.
+    fn shared_again(&self) -> Shared {
+        let outage_max = startup::outage_max(self.config, self.request.bounded);
+        let shared = Shared::new(self.config, startup::owner_name(), Outage::new("database", outage_max));
+        let Shown { metrics, vitals, database } = self.shown.clone();
+        Shared { metrics, vitals, database, ..shared }
+    }
+
+    /// Starts all threads and waits until they have ended.
+    fn generation(&mut self, shared: Shared) -> Result<After, Stop> {
+        let shutdown = Shutdown::new();
+        let (ends_tx, ends_rx) = bounded_ends(self.config);
+        {
+            let (config, bounded) = (self.config.clone(), self.request.bounded);
+            let (shutdown, ends_tx) = (shutdown.clone(), ends_tx.clone());
+            spawn("consumer", ends_tx.clone(), move || work(&config, bounded, shared, &shutdown, &ends_tx).map(Some))?;
+        }
+        // The supervisor keeps no end of this channel.
+        drop(ends_tx);
+        self.supervise(&shutdown, &ends_rx)
+    }
+
+    fn supervise(&mut self, shutdown: &Shutdown, ends_rx: &Receiver<End>) -> Result<After, Stop> {
+        let mut deadline = never();
+        let mut starts_over = false;
+        let ticks = if self.progress.is_some() { tick(PROGRESS_INTERVAL) } else { never() };
+        let bounded = self.request.bounded;
+        let stopped = || match bounded {
+            true => Err(Stop::new(ExitCode::TryLater, "stopped by a signal before the end was reached; run it again")),
+            false => Ok(After::Done),
+        };
+        let signals_rx = self.signals_rx.clone();
+        loop {
+            select! {
+                recv(ends_rx) -> end => match end {
+                    Ok(Ok(Some(Ended::ReachedEnds))) => return Ok(After::Done),
+                    Ok(Ok(Some(Ended::Asked))) if starts_over => {
+                        // Their locks are given back when they have ended.
+                        while ends_rx.recv_timeout(STOP_MAX).is_ok() {}
+                        return Ok(After::StartOver);
+                    }
+                    Ok(Ok(Some(Ended::Asked))) => return stopped(),
+                    // A helper's orderly end: its channel was closed by the consumer, who speaks last.
+                    Ok(Ok(None)) => {}
+                    Ok(Err(stop)) => {
+                        leave(shutdown, ends_rx);
+                        return Err(stop);
+                    }
+                    Err(_) => return Err(Stop::new(ExitCode::InvariantBroken, "all threads have ended without a word")),
+                },
+                recv(signals_rx) -> signal => match signal.unwrap_or(SIGTERM) {
+                    SIGHUP => {
+                        if self.has_new_secrets() && !shutdown.is_triggered() {
+                            log::info!("secrets of Kafka have changed: finishing what is open, to connect by the new ones");
+                            starts_over = true;
+                            shutdown.trigger();
+                        }
+                    }
+                    signal if shutdown.is_triggered() && !starts_over => {
+                        let code = if signal == SIGINT { ExitCode::Interrupted } else { ExitCode::Terminated };
+                        let message = "second signal, ending at once; what was not committed is read again";
+                        return Err(Stop::new(code, message));
+                    }
+                    _ => {
+                        log::info!("stopping: finishing what is open; a second signal ends at once");
+                        starts_over = false;
+                        shutdown.trigger();
+                        deadline = after(STOP_MAX);
+                    }
+                },
+                recv(ticks) -> _ => if let Some(progress) = &mut self.progress {
+                    let Shown { metrics, vitals, .. } = &self.shown;
+                    progress.reached(metrics.totals().records, u64::try_from(vitals.lag_records()).unwrap_or(0));
+                },
+                recv(deadline) -> _ => {
+                    log::warn!("not everything has ended in time; what was not committed is read again");
+                    return stopped();
+                },
+            }
+        }
+    }
+
+    /// Reads the configuration again, and says what comes of it. `true` where Kafka is to be connected to anew.
+    fn has_new_secrets(&mut self) -> bool {
+        match (self.reload)() {
+            Err(errors) => {
+                log::error!("SIGHUP: the configuration is wrong, going on as before: {}", one_line(&errors));
+                return false;
+            }
+            Ok(config) => {
+                logger::set(config.log);
+                let is_same = Config { log: self.config.log, ..config.clone() } == *self.config;
+                if !is_same {
+                    log::warn!("SIGHUP: more than log.level has changed in the configuration: that needs a restart");
+                }
+                log::info!("SIGHUP: configuration read again log_level={}", config.log.level.as_str());
+            }
+        }
+        let secrets = Secrets::read(&self.config.kafka);
+        let has_changed = secrets != self.secrets;
+        self.secrets = secrets;
+        if has_changed && self.request.bounded {
+            log::warn!("SIGHUP: secrets of Kafka have changed; a run with an end goes on with the old ones");
+            return false;
+        }
+        has_changed
+    }
+}
+
+fn one_line(errors: &ConfigErrors) -> String {
+    errors.to_string().replace('\n', "; ")
+}
+
+/// What the files with Kafka's secrets hold, as a digest.
+#[derive(PartialEq, Eq)]
+struct Secrets(BTreeMap<PathBuf, Option<[u8; 32]>>);
+
+impl Secrets {
+    fn read(kafka: &Kafka) -> Self {
+        let digest = |path: &Path| std::fs::read(path).ok().map(|bytes| Sha256::digest(bytes).into());
+        Secrets(kafka.files().into_iter().map(|path| (path.to_owned(), digest(path))).collect())
     }
 }
 
@@ -98,14 +237,14 @@ fn leave(shutdown: &Shutdown, ends_rx: &Receiver<End>) {
     while ends_rx.recv_deadline(deadline).is_ok_and(|end| !matches!(end, Ok(Some(_)))) {}
 }
 
-/// One end for each thread that can speak: consumer, claimer, watchdog, relay, writers.
+/// One end for each thread that can speak: consumer, claimer, watchdog, relay, observer, writers.
 fn bounded_ends(config: &Config) -> (Sender<End>, Receiver<End>) {
-    bounded(config.writers.count + 4)
+    bounded(config.writers.count + 5)
 }
 
 fn signals() -> Result<Receiver<i32>, Stop> {
     let failed = |error: std::io::Error| Stop::new(ExitCode::InvariantBroken, format!("handling signals: {error}"));
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let (signals_tx, signals_rx) = bounded(4);
     let forward = move || {
         for signal in signals.forever() {
@@ -132,24 +271,37 @@ fn spawn(name: &str, ends_tx: Sender<End>, work: impl FnOnce() -> End + Send + '
 }
 
 /// Everything from the first connection to the last offset, on the consumer's thread.
-fn work(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sender<End>) -> Result<Ended, Stop> {
-    match prepared(config, bounded, shutdown, ends_tx) {
+fn work(
+    config: &Config,
+    bounded: bool,
+    shared: Shared,
+    shutdown: &Shutdown,
+    ends_tx: &Sender<End>,
+) -> Result<Ended, Stop> {
+    match prepared(config, bounded, shared, shutdown, ends_tx) {
         Err(NotStarted::Asked) => Ok(Ended::Asked),
         Err(NotStarted::Stop(stop)) => Err(stop),
         Ok(ended) => Ok(ended),
     }
 }
 
-fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sender<End>) -> Result<Ended, NotStarted> {
+fn prepared(
+    config: &Config,
+    bounded: bool,
+    mut shared: Shared,
+    shutdown: &Shutdown,
+    ends_tx: &Sender<End>,
+) -> Result<Ended, NotStarted> {
     let outage_max = startup::outage_max(config, bounded);
-    let owner = startup::owner_name();
+    let (owner, vitals) = (shared.owner.clone(), shared.vitals.clone());
     log::info!("starting version={} pipeline={:?} owner={owner}", env!("CARGO_PKG_VERSION"), config.pipeline);
-    let mut shared = Shared::new(config, owner.clone(), Outage::new("database", outage_max));
     let kafka = Outage::new("kafka", outage_max);
-    let mut patience = Patience::new(config, shutdown);
+    let mut patience = Patience::new(config, shutdown).seen_by(&vitals);
 
     let database = startup::open_database(config, &owner, &shared.database, &mut patience)?;
+    vitals.database_answered();
     let mut source = startup::open_kafka(config, &kafka, &mut patience)?;
+    shared.metrics.kafka_up.set(1);
     let mut ledger = database.ledger();
     if bounded || config.kafka.assignment != AssignmentMode::Group {
         if !patience.database(&shared.database, || ledger.lock_pipeline())? {
@@ -159,7 +311,7 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         shared.pipeline_lock = Some(PipelineLock::taken());
     }
     let shared = Arc::new(shared);
-    let outages = (&shared.database, &kafka);
+    let outages = (&*shared.database, &kafka);
     let topics = startup::first_rows(config, source.as_mut(), &mut ledger, outages, &mut patience)?;
     if bounded && topics.is_empty() {
         log::warn!("no topic matches patterns={:?}, nothing to do", config.topics.patterns().collect::<Vec<_>>());
@@ -203,6 +355,14 @@ fn prepared(config: &Config, bounded: bool, shutdown: &Shutdown, ends_tx: &Sende
         let (soft, shutdown) = (config.database.statement_timeout + Duration::from_secs(5), shutdown.clone());
         let hard = config.database.statement_timeout * 2 + Duration::from_secs(30);
         spawn("watchdog", ends_tx.clone(), move || watchdog::run(&heartbeats, soft, hard, &shutdown).map(|()| None))?;
+    }
+    {
+        let (kafka, database, shutdown) = (config.kafka.clone(), database.clone(), shutdown.clone());
+        let (metrics, vitals) = (shared.metrics.clone(), vitals.clone());
+        spawn("observer", ends_tx.clone(), move || {
+            Observer::new(kafka, database, metrics, vitals, bounded).run(&shutdown);
+            Ok(None)
+        })?;
     }
     let (finish_tx, finish_rx) = crossbeam_channel::bounded(0);
     let (relayed_tx, relayed_rx) = crossbeam_channel::bounded(0);

@@ -12,14 +12,15 @@ use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
 use crate::heartbeat::{Doing, Heartbeat};
 use crate::lane::{Lane, Passage, Seq};
+use crate::metrics::{InDoubt, Metrics};
 use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
 use crate::sink::{CommitFailure, Durable, Pieces, Sink, Verdict, judge};
-use crate::stats::{InDoubt, Stats, add};
+use crate::vitals::Vitals;
 use crate::work::Work;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// More pieces than this make no statement shorter that is worth it.
 const PIECES_MAX: usize = 1 << 16;
@@ -35,10 +36,12 @@ const OPERATOR_PAUSE: Duration = Duration::from_secs(5);
 pub struct Shared {
     /// The turnstile.
     pub lane: Lane,
-    /// The counters.
-    pub stats: Stats,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What the threads say of themselves.
+    pub vitals: Arc<Vitals>,
     /// Whether the database is away.
-    pub database: Outage,
+    pub database: Arc<Outage>,
     /// The pipeline's lock, in a process that must hold it.
     pub pipeline_lock: Option<PipelineLock>,
     /// Stops a flood of dead letters. Asked in the turn only.
@@ -58,10 +61,12 @@ pub struct Shared {
 impl Shared {
     /// What the configuration says, and nothing written yet.
     pub fn new(config: &Config, owner: String, database: Outage) -> Self {
+        let (prices, metrics) = (config.database.prices.to_string(), config.database.metrics.to_string());
         Shared {
             lane: Lane::new(),
-            stats: Stats::default(),
-            database,
+            metrics: Arc::new(Metrics::new(&prices, &metrics)),
+            vitals: Arc::new(Vitals::new()),
+            database: Arc::new(database),
             pipeline_lock: None,
             brake: Mutex::new(Brake::new(config.dead_letters.ratio_max)),
             topics: config.topics.clone(),
@@ -126,7 +131,8 @@ enum Step {
 
 /// What follows a step.
 enum Next {
-    Again,
+    // Because of this, in a word.
+    Again(&'static str),
     Settled(Settlement),
 }
 
@@ -151,10 +157,10 @@ impl<'a> Attempt<'a> {
     fn write(mut self, batch: &Batch) -> Result<Settlement, Stop> {
         let mut work = Work::decode(batch, |topic| self.shared.topics.settings(topic));
         loop {
-            if let Next::Settled(settlement) = self.transaction(&mut work)? {
-                return Ok(settlement);
+            match self.transaction(&mut work)? {
+                Next::Settled(settlement) => return Ok(settlement),
+                Next::Again(why) => self.shared.metrics.retried(why),
             }
-            add(&self.shared.stats.retries, 1);
         }
     }
 
@@ -163,16 +169,18 @@ impl<'a> Attempt<'a> {
         if !self.wait_for_pipeline_lock() || !lane.wait_to_start(self.seq) {
             return Ok(self.discarded(Discard::Cancelled));
         }
+        let begun_at = Instant::now();
         match self.stage(work) {
             Ok(true) => {}
-            Ok(false) => return Ok(Next::Again),
+            Ok(false) => return Ok(Next::Again("called-back")),
             Err(failure) => return self.failed(failure, work, Step::Staging),
         }
         match lane.wait_for_turn(self.seq, self.shared.hold_max) {
             Passage::Turn => {}
-            Passage::Yield | Passage::HeldTooLong => {
+            passage @ (Passage::Yield | Passage::HeldTooLong) => {
                 self.sink.rollback();
-                return Ok(Next::Again);
+                let why = if passage == Passage::Yield { "called-back" } else { "held-too-long" };
+                return Ok(Next::Again(why));
             }
             Passage::Cancelled => {
                 self.sink.rollback();
@@ -187,14 +195,14 @@ impl<'a> Attempt<'a> {
             Ok(true) => {}
             Ok(false) => {
                 self.sink.rollback();
-                return self.resolve(work, false);
+                return self.resolve(work, None);
             }
             Err(failure) => return self.failed(failure, work, Step::Turn),
         }
         match self.sink.commit(self.seq, work.batch) {
             Ok(durable) => {
                 self.shared.database.back();
-                Ok(self.durable(durable, work))
+                Ok(self.durable(durable, work, begun_at.elapsed()))
             }
             Err(CommitFailure::NotApplied(failure)) => self.failed(failure, work, Step::Turn),
             Err(CommitFailure::InDoubt(failure)) => {
@@ -202,7 +210,7 @@ impl<'a> Attempt<'a> {
                 self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
                 self.shared.database.failed(&failure)?;
-                self.resolve(work, true)
+                self.resolve(work, Some(begun_at.elapsed()))
             }
         }
     }
@@ -233,11 +241,13 @@ impl<'a> Attempt<'a> {
         true
     }
 
-    fn durable(&mut self, durable: Durable, work: &Work<'_>) -> Next {
+    fn durable(&mut self, durable: Durable, work: &Work<'_>, took: Duration) -> Next {
         // Before the next batch asks it.
         self.brake().durable(work);
         self.shared.lane.advance(self.seq);
-        self.shared.stats.durable(work);
+        log::debug!("durable seq={} records={} took_ms={}", self.seq.0, work.batch.len(), took.as_millis());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.shared.metrics.durable(work, took, i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
         Next::Settled(Settlement::Durable(durable))
     }
 
@@ -245,12 +255,13 @@ impl<'a> Attempt<'a> {
         Next::Settled(Settlement::Discarded { seq: self.seq, cause })
     }
 
-    /// Asks the database what is true, until it answers, and acts on it.
-    fn resolve(&mut self, work: &Work<'_>, in_doubt: bool) -> Result<Next, Stop> {
+    /// Asks the database what is true, until it answers, and acts on it. A COMMIT whose answer was lost is `in_doubt`,
+    /// with the time that its transaction took until then.
+    fn resolve(&mut self, work: &Work<'_>, in_doubt: Option<Duration>) -> Result<Next, Stop> {
         let (shared, seq) = (self.shared, self.seq);
         let resolved = |outcome: InDoubt| {
-            if in_doubt {
-                shared.stats.resolved(outcome);
+            if in_doubt.is_some() {
+                shared.metrics.resolved(outcome);
                 log::info!("commit in doubt resolved outcome={} seq={}", outcome.as_str(), seq.0);
             }
         };
@@ -262,7 +273,7 @@ impl<'a> Attempt<'a> {
             match self.sink.truth(work.batch) {
                 Ok(truth) => break truth,
                 Err(failure) => match self.failed(failure, work, Step::Truth)? {
-                    Next::Again => {}
+                    Next::Again(_) => {}
                     settled => {
                         resolved(InDoubt::Discarded);
                         return Ok(settled);
@@ -278,22 +289,24 @@ impl<'a> Attempt<'a> {
             _ => InDoubt::Discarded,
         });
         Ok(match verdict {
-            Verdict::Applied => self.durable(Durable::witnessed(self.seq, work.batch), work),
-            Verdict::NotApplied => Next::Again,
+            Verdict::Applied => {
+                self.durable(Durable::witnessed(self.seq, work.batch), work, in_doubt.unwrap_or_default())
+            }
+            Verdict::NotApplied => Next::Again("not-applied"),
             // Our own newer claim: whoever made it knows what is true.
             Verdict::Fenced(fenced) if fenced.iter().all(|(_, truth)| truth.owner == self.shared.owner) => {
                 self.discarded(Discard::Cancelled)
             }
             Verdict::Fenced(fenced) => {
                 for (partition, truth) in &fenced {
-                    add(&self.shared.stats.fenced, 1);
+                    self.shared.metrics.fenced.inc();
                     let (owner, epoch) = (&truth.owner, truth.epoch.0);
                     log::warn!("fenced partition={partition} owner={owner} epoch={epoch}: nothing of ours was written");
                 }
                 self.discarded(Discard::Fenced(fenced))
             }
             Verdict::Rewound(partition, next) => {
-                add(&self.shared.stats.rewinds, 1);
+                self.shared.metrics.rewinds.inc();
                 let next = next.map_or("none".to_owned(), |next| next.to_string());
                 log::warn!(
                     "rewind partition={partition} next_offset={next}: the database is behind what it had confirmed"
@@ -318,7 +331,8 @@ impl<'a> Attempt<'a> {
     /// Decides by the table of faults. Waits where waiting helps; what stops the process is the error.
     fn failed(&mut self, failure: Failure, work: &Work<'_>, step: Step) -> Result<Next, Stop> {
         let shared = self.shared;
-        log::debug!("seq={} fault={:?}: {failure}", self.seq.0, failure.fault);
+        let why = failure.fault.as_str();
+        log::debug!("seq={} fault={why}: {failure}", self.seq.0);
         if !matches!(failure.fault, Fault::Record | Fault::UniqueKey) {
             self.count_try(&failure)?;
         }
@@ -345,7 +359,7 @@ impl<'a> Attempt<'a> {
                     }
                 }
                 if failure.fault != Fault::Statement && shared.lane.is_head(self.seq) {
-                    add(&shared.stats.yields, 1);
+                    shared.metrics.yields.inc();
                     if shared.lane.yield_to(self.seq) {
                         log::warn!(
                             "a lock is held against us, writing batches one after the other for a while: {failure}"
@@ -363,7 +377,7 @@ impl<'a> Attempt<'a> {
                 }
                 self.take_pieces(self.pieces.map_or(1, |pieces| pieces.n_min), step);
                 self.refusal = Some(failure);
-                return Ok(Next::Again);
+                return Ok(Next::Again(why));
             }
             Fault::Schema | Fault::Permission => {
                 self.sink.disconnect();
@@ -380,7 +394,7 @@ impl<'a> Attempt<'a> {
         if shared.lane.sleep(self.seq, pause) {
             return Ok(self.discarded(Discard::Cancelled));
         }
-        Ok(Next::Again)
+        Ok(Next::Again(why))
     }
 
     /// Ends what is tried too often or for too long.
@@ -410,7 +424,7 @@ impl<'a> Attempt<'a> {
         let in_turn = step == Step::Turn || self.pieces.is_some_and(|pieces| pieces.in_turn);
         self.pieces = Some(Pieces { in_turn, n_min });
         if in_turn && self.shared.lane.clear_behind(self.seq) {
-            add(&self.shared.stats.yields, 1);
+            self.shared.metrics.yields.inc();
         }
     }
 

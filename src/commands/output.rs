@@ -3,9 +3,21 @@
 use crate::exit::{ExitCode, Stop};
 use crate::source::SourceFault;
 use crate::startup::NotStarted;
+use anstyle::{AnsiColor, Style};
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
+
+/// What is as it should be.
+pub(super) const GOOD: Style = AnsiColor::Green.on_default().bold();
+/// What somebody should look at.
+pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+/// What is wrong.
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+/// What is worth knowing.
+pub(super) const NOTE: Style = AnsiColor::Cyan.on_default();
+/// The names of columns.
+pub(super) const HEADING: Style = Style::new().bold();
 
 /// Why there is no more to do.
 pub(super) enum Halt {

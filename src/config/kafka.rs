@@ -4,7 +4,7 @@ use super::reader::{Reader, boolean, integer, list, millis, non_empty, one_of, s
 use super::secret::Secret;
 use super::sources::Raw;
 use crate::record::StartAt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// `[kafka]`
@@ -36,6 +36,15 @@ pub struct Kafka {
     pub tls: Option<KafkaTls>,
     /// SASL, if a mechanism is set.
     pub sasl: Option<Sasl>,
+}
+
+impl Kafka {
+    /// The files that are read when Kafka is connected to: certificates, keys, passwords.
+    pub fn files(&self) -> Vec<&Path> {
+        let tls = self.tls.iter().flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file]).flatten();
+        let sasl = self.sasl.iter().map(|sasl| &sasl.password_file);
+        tls.chain(sasl).map(PathBuf::as_path).collect()
+    }
 }
 
 /// `kafka.client`: one of those that are built in.

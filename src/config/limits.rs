@@ -1,4 +1,4 @@
-//! The sections of numbers: `[batch]`, `[writers]`, `[retry]`, `[schema]`, `[dead_letters]` and `[log]`.
+//! The small sections: `[batch]`, `[writers]`, `[retry]`, `[schema]`, `[dead_letters]`, `[metrics]` and `[log]`.
 
 use super::reader::{Reader, integer, millis, one_of, ratio, size, text};
 use super::topics::topic_name;
@@ -74,6 +74,43 @@ pub struct DeadLetters {
     pub topic: Option<String>,
 }
 
+/// `[log]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// Which there are, unless `RUST_LOG` says otherwise.
+    pub level: LogLevel,
+}
+
+/// `log.level`: what is at least so severe is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What ends the process.
+    Error,
+    /// And what somebody should look at.
+    Warn,
+    /// And changes of state, with a summary every minute.
+    Info,
+    /// And single steps.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name in the configuration and in `RUST_LOG`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
 /// `log.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -139,7 +176,23 @@ pub(super) fn dead_letters(reader: &mut Reader) -> DeadLetters {
     }
 }
 
-pub(super) fn log_format(reader: &mut Reader) -> LogFormat {
-    let names = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    reader.get("log.format", one_of(&names)).unwrap_or(LogFormat::Text)
+pub(super) fn metrics_listen(reader: &mut Reader) -> Option<String> {
+    let address = reader.get("metrics.listen", |raw| match text(raw)?.as_str() {
+        "" => Ok(None),
+        address => match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Some(address.to_owned())),
+            _ => Err(format!("must be host:port, or empty for none, is {address:?}")),
+        },
+    });
+    address.unwrap_or_else(|| Some("127.0.0.1:9464".to_owned()))
+}
+
+pub(super) fn log(reader: &mut Reader) -> Log {
+    use LogLevel::{Debug, Error, Info, Trace, Warn};
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [Error, Warn, Info, Debug, Trace].map(|level| (level.as_str(), level));
+    Log {
+        format: reader.get("log.format", one_of(&formats)).unwrap_or(LogFormat::Text),
+        level: reader.get("log.level", one_of(&levels)).unwrap_or(Info),
+    }
 }

@@ -119,7 +119,7 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!((config.retry.outage_max, config.retry.attempts_max), (Duration::ZERO, 0));
     assert_eq!(config.schema, Schema { manage: Manage::Create, grace: Duration::from_secs(60) });
     assert_eq!(config.dead_letters, DeadLetters { ratio_max: 0.05, payload_bytes_max: 1 << 20, topic: None });
-    assert_eq!(config.log_format, LogFormat::Text);
+    assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn what_this_version_does_not_build_is_refused_by_name() {
     for (text, key, named) in [
         ("[kafka.tls]\nverify = false", "kafka.tls.verify", "protects from nobody"),
         ("[kafka.sasl]\nmechanism = \"OAUTHBEARER\"", "kafka.sasl.mechanism", "OAUTHBEARER"),
-        ("[metrics]\nlisten = \"127.0.0.1:9464\"", "metrics.listen", "leave it empty"),
+        ("[metrics]\nlisten = \"9464\"", "metrics.listen", "must be host:port, or empty for none"),
         ("[database.tables.prices]\nconflict = \"ignore\"", "database.tables.prices.conflict", "\"dead-letter\""),
     ] {
         let error = only_error(text);

@@ -4,7 +4,7 @@
 //! and wait for writers; what needs the client (pausing, checking, seeking) is done by the thread after the poll.
 
 use crate::backoff::Backoff;
-use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits};
+use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits, earlier};
 use crate::claimer::{Answer, Answered, Claims, Question, Ticket, is_retried};
 use crate::delivery::{Discard, Dispatch, Settlement, Tracker};
 use crate::exit::{ExitCode, Stop};
@@ -13,6 +13,7 @@ use crate::lane::Seq;
 use crate::ledger::{Claim, Standing};
 use crate::record::{NextOffset, TopicPartition};
 use crate::source::Assignment;
+use crate::vitals::Position;
 use crate::writer::Shared;
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -67,6 +68,8 @@ pub(super) struct Flow {
     pub pause_all: bool,
     /// Where the log of a partition turned out to be shorter than what had been read of it.
     pub cut: BTreeMap<TopicPartition, NextOffset>,
+    /// Set when something has become durable.
+    pub has_progressed: bool,
     /// Set when what is in flight is of no interest any more.
     pub abandoned: bool,
     /// Whether this member of the group has a name of its own (`kafka.instance_id`).
@@ -115,6 +118,7 @@ impl Flow {
             owned: BTreeMap::new(),
             pause_all: false,
             cut: BTreeMap::new(),
+            has_progressed: false,
             abandoned: false,
             is_static: false,
             losses: VecDeque::new(),
@@ -182,6 +186,25 @@ impl Flow {
         self.sealed.clear();
     }
 
+    /// Whether everything that is ours is read, and nothing that was read is left to be written.
+    pub fn is_idle(&self) -> bool {
+        let is_read = |ownership: &Ownership| matches!(ownership.phase, Phase::Reading);
+        let is_empty = self.batcher.due_at().is_none() && !self.is_congested();
+        is_empty && self.tracker.batches_in_flight() == 0 && self.owned.values().all(is_read)
+    }
+
+    /// How far the partitions are that are read.
+    pub fn positions(&self) -> BTreeMap<TopicPartition, Position> {
+        let closed: Vec<_> = self.ready.iter().chain(&self.sealed).map(Batch::oldest_ms).collect();
+        let open = self.batcher.open_oldest_ms();
+        let position = |partition: TopicPartition| {
+            let waiting = closed.iter().chain([&open]).filter_map(|batch| *batch.get(&partition)?).min();
+            let oldest_ms = earlier(waiting, self.tracker.oldest_ms(&partition));
+            Some((partition.clone(), Position { next: self.tracker.durable(&partition)?, oldest_ms }))
+        };
+        self.reading().into_iter().filter_map(position).collect()
+    }
+
     /// Whether a closed batch waits.
     pub fn is_congested(&self) -> bool {
         !self.ready.is_empty() || !self.sealed.is_empty()
@@ -232,6 +255,7 @@ impl Flow {
                     }
                 }
                 self.tracker.settle(durable);
+                self.has_progressed = true;
             }
             Settlement::Discarded { seq, cause } => {
                 self.tracker.discard(seq);

@@ -206,9 +206,11 @@ fn ids(client: &mut Client, table: &Table) -> Result<Vec<Capacity>, postgres::Er
             Some(time) if row.try_get::<_, bool>(5)? => pace(client, table, &column, &time, increment)?,
             _ => None,
         };
+        let ids = (most / increment).max(0) as u64;
         let ids_left = (most.saturating_sub(last) / increment).max(0) as u64;
         let column_sql = quoted(&column);
-        capacities.push(Capacity { table: table.sql.clone(), column, column_sql, shown, ids_left, pace });
+        let name = format!("{}.{}", table.schema, table.bare);
+        capacities.push(Capacity { name, table: table.sql.clone(), column, column_sql, shown, ids, ids_left, pace });
     }
     Ok(capacities)
 }

@@ -113,7 +113,7 @@ impl Bench {
             writer.join().expect("no panic").expect("nothing stops a writer here");
         }
         assert!(settled == 2 || rows == 0, "one of two can't have passed");
-        (rows, shared.stats.yields.load(std::sync::atomic::Ordering::Relaxed))
+        (rows, shared.metrics.yields.get())
     }
 }
 

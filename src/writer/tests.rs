@@ -175,7 +175,7 @@ fn a_zombie_discards_its_batch_and_counts_it() {
     let mut sink = Scripted { advances: [Ok(false)].into(), truths, ..Scripted::default() };
     let settlement = write_with(&shared, &mut sink).expect("being fenced stops nothing here");
     assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Fenced(_), .. }));
-    assert_eq!(shared.stats.fenced.into_inner(), 1);
+    assert_eq!(shared.metrics.fenced.get(), 1);
     assert_eq!(sink.calls, ["stage", "advance", "rollback", "truth"]);
 }
 
@@ -192,7 +192,7 @@ fn a_database_that_went_back_discards_and_asks_for_the_truth() {
     let mut sink = Scripted { advances: [Ok(false)].into(), truths: [Ok((4, 3, "me"))].into(), ..Scripted::default() };
     let settlement = write_with(&shared, &mut sink).expect("a rewind stops nothing");
     assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Disagreement, .. }));
-    assert_eq!(shared.stats.rewinds.into_inner(), 1);
+    assert_eq!(shared.metrics.rewinds.get(), 1);
 }
 
 #[test]
@@ -215,8 +215,8 @@ fn a_refused_row_becomes_a_dead_letter_beside_its_neighbour() {
     assert!(matches!(settlement, Settlement::Durable(_)));
     assert_eq!(sink.calls, ["stage", "rollback", "pieces", "advance", "commit"]);
     assert_eq!(sink.pieces, [(Pieces { in_turn: false, n_min: 1 }, Some(Fault::Record))]);
-    assert_eq!((sink.staged, shared.stats.dead_letters.into_inner()), ((1, 1), 1));
-    assert_eq!(shared.stats.yields.into_inner(), 0, "nobody else is held up");
+    assert_eq!((sink.staged, shared.metrics.totals().dead_letters), ((1, 1), 1));
+    assert_eq!(shared.metrics.yields.get(), 0, "nobody else is held up");
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_row_that_is_refused_in_the_turn_or_at_commit_is_searched_for_in_the_turn_al
         let settlement = write_with(&shared, &mut sink).expect("one bad row stops nothing");
         assert!(matches!(settlement, Settlement::Durable(_)));
         assert_eq!(sink.pieces, [(Pieces { in_turn: true, n_min: 1 }, Some(Fault::UniqueKey))]);
-        assert_eq!((sink.staged, shared.stats.yields.into_inner()), ((1, 1), 1));
+        assert_eq!((sink.staged, shared.metrics.yields.get()), ((1, 1), 1));
         // What was behind it starts as soon as it has passed.
         assert!(shared.lane.wait_to_start(Seq(1)) && shared.lane.wait_to_start(Seq(2)));
     }
@@ -287,7 +287,7 @@ fn what_takes_too_long_twice_is_sent_in_halves_and_becomes_no_dead_letter() {
     assert!(matches!(settlement, Settlement::Durable(_)));
     let pieces = |in_turn, n_min| (Pieces { in_turn, n_min }, None);
     assert_eq!(sink.pieces, [pieces(false, 2), pieces(false, 4), pieces(true, 8)]);
-    assert_eq!((sink.staged, shared.stats.dead_letters.into_inner()), ((2, 0), 0));
+    assert_eq!((sink.staged, shared.metrics.totals().dead_letters), ((2, 0), 0));
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn a_head_that_meets_a_lock_makes_the_others_yield() {
     let mut sink = Scripted { advances: [Err(locked)].into(), ..Scripted::default() };
     let settlement = write_with(&shared, &mut sink).expect("a lock stops nothing");
     assert!(matches!(settlement, Settlement::Durable(_)));
-    assert_eq!(shared.stats.yields.into_inner(), 1);
+    assert_eq!(shared.metrics.yields.get(), 1);
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! Tables that another program has made: what is narrower in them, what they refuse, how long their ids last.
 
 use super::{Fixture, batch_of, logged_by, metric, price, prices, record_logs, run_writer, start};
-use std::sync::atomic::Ordering;
 use stock_db_writer::batch::Batch;
 use stock_db_writer::exit::ExitCode;
 use stock_db_writer::ledger::Ledger;
@@ -37,7 +36,7 @@ fn claimed(fixture: &Fixture, topic: &str, values: &[&str]) -> Batch {
 fn write(fixture: &Fixture, topic: &str, values: &[&str]) {
     let (shared, batch) = (fixture.shared(), claimed(fixture, topic, values));
     assert_eq!(run_writer(&shared, &fixture.database, batch), Ok(true));
-    assert_eq!(shared.stats.retries.load(Ordering::Relaxed), 0, "at the first attempt");
+    assert_eq!(shared.metrics.retries(), 0, "at the first attempt");
 }
 
 fn letters(fixture: &mut Fixture) -> Vec<String> {
@@ -333,7 +332,7 @@ fn a_missing_partition_is_a_fault_of_the_tables_and_no_flood_of_dead_letters() {
     let (shared, database) = (fixture.shared(), fixture.database.clone());
     let written = std::thread::scope(|scope| {
         let writer = scope.spawn(|| run_writer(&shared, &database, batch));
-        super::eventually("a retry", || shared.stats.retries.load(Ordering::Relaxed) > 0 || writer.is_finished());
+        super::eventually("a retry", || shared.metrics.retries() > 0 || writer.is_finished());
         fixture.sql("CREATE TABLE @.rest PARTITION OF @.stock_prices DEFAULT");
         writer.join().expect("no panic")
     });

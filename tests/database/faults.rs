@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stock_db_writer::exit::ExitCode;
 use stock_db_writer::fault::Fault;
+use stock_db_writer::metrics::InDoubt;
 
 /// What the writer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,11 +338,11 @@ fn show(code: &str, how: How, fault: Fault, done: Done, patience: Duration) -> S
         let writer = writer.spawn_scoped(scope, || run_writer(&shared, &database, batch));
         let writer = writer.expect("a thread can be started");
         if heals && !heal.is_empty() {
-            eventually("a retry", || shared.stats.retries.load(Ordering::Relaxed) > 0 || writer.is_finished());
+            eventually("a retry", || shared.metrics.retries() > 0 || writer.is_finished());
             fixture.sql(heal);
         }
         let result = writer.join().expect("no panic");
-        (result, shared.stats.retries.load(Ordering::Relaxed))
+        (result, shared.metrics.retries())
     });
     let lines = logged_by(&thread);
     let ours = lines.iter().filter(|line| line.contains("seq=")).collect::<Vec<_>>();
@@ -427,7 +428,7 @@ fn a_commit_whose_outcome_the_server_does_not_know_is_in_doubt() {
     ));
     let shared = fixture.shared();
     assert_eq!(run_writer(&shared, &fixture.database, batch), Ok(true));
-    assert_eq!(shared.stats.in_doubt_not_applied.load(Ordering::Relaxed), TRIES as u64);
+    assert_eq!(shared.metrics.in_doubt(InDoubt::NotApplied), TRIES as u64);
     assert_eq!(fixture.number("SELECT count(*) FROM @.stock_prices"), 3);
 }
 

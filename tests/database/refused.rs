@@ -1,12 +1,12 @@
 //! Rows that PostgreSQL refuses without saying which: found in pieces, and written beside their healthy neighbours.
 
 use super::{Fixture, MARKER, batch_of, logged_by, marked, metric, record_logs, run_writer, start};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Instant;
 use stock_db_writer::batch::Batch;
 use stock_db_writer::exit::{ExitCode, Stop};
 use stock_db_writer::ledger::Ledger;
-use stock_db_writer::stats::Stats;
+use stock_db_writer::metrics::Metrics;
 
 /// Refuses the marker at the end of each statement, where no line of a COPY is told.
 const AFTER_ROW: &str = "CREATE FUNCTION @.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -32,7 +32,7 @@ fn on(topic: &str, sql: &str) -> String {
 struct Run {
     fixture: Fixture,
     result: Result<bool, Stop>,
-    stats: Stats,
+    metrics: Arc<Metrics>,
     seconds: f64,
 }
 
@@ -48,7 +48,7 @@ impl Run {
     fn with(fixture: Fixture, batch: Batch) -> Run {
         let (shared, begun) = (fixture.shared(), Instant::now());
         let result = run_writer(&shared, &fixture.database, batch);
-        Run { fixture, result, stats: shared.stats, seconds: begun.elapsed().as_secs_f64() }
+        Run { fixture, result, metrics: shared.metrics.clone(), seconds: begun.elapsed().as_secs_f64() }
     }
 
     /// Everything is a row but the marker's, which are dead letters, and all counters agree.
@@ -72,7 +72,7 @@ impl Run {
              dead_letters_total) FROM @.writer_offsets",
         );
         assert_eq!(counters, [format!("{n_rows} {n_rows} {n_good} {0} 0 {n_good} {0}", bad.len())]);
-        assert_eq!(self.stats.dead_letters.load(Ordering::Relaxed), bad.len() as u64);
+        assert_eq!(self.metrics.totals().dead_letters, bad.len() as u64);
         self
     }
 
@@ -133,7 +133,7 @@ fn a_foreign_key_a_narrow_column_and_a_constraint_of_metrics_are_found_too() {
     ] {
         let mut run = Run::new(topic, 300, &[0, 7, 8, 299], &[&sql]);
         run.assert_letters(topic, 300, &[0, 7, 8, 299], sqlstate);
-        assert_eq!(run.stats.retries.load(Ordering::Relaxed), 1, "{topic} {sqlstate}: found at the first attempt");
+        assert_eq!(run.metrics.retries(), 1, "{topic} {sqlstate}: found at the first attempt");
     }
 }
 
@@ -230,7 +230,7 @@ fn a_batch_that_takes_too_long_is_sent_in_shorter_statements() {
         let batch = marked(&fixture, topic, 120, &[]);
         let mut run = Run::with(fixture, batch);
         run.assert_letters(topic, 120, &[], "");
-        assert!(run.stats.retries.load(Ordering::Relaxed) >= 2, "2.4 s of sleep don't fit into 1 s");
+        assert!(run.metrics.retries() >= 2, "2.4 s of sleep don't fit into 1 s");
     }
 }
 

@@ -5,7 +5,7 @@ use crate::harness::{Invocation, LIMIT, Proxy, Stage, eventually, servers};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nobody listens there.
 const NOWHERE: &str = "127.0.0.1:1";
@@ -264,7 +264,7 @@ fn check_is_content_when_a_run_would_work() {
 
 #[test]
 fn status_shows_every_partition() {
-    let stage = Stage::new("status", 3);
+    let (stage, begun) = (Stage::new("status", 3), Instant::now());
     stage.produce(300);
     stage.invocation().output(&["run", "--until-end"]).expect_code(0);
     stage.produce(30);
@@ -279,6 +279,9 @@ fn status_shows_every_partition() {
         assert_eq!(object["next_offset"], 100, "{object}");
         assert_eq!(object["end_offset"], 110, "{object}");
         assert_eq!(object["lag_records"], 10, "{object}");
+        // The first of them was sent after the run had ended.
+        let seconds = object["lag_seconds"].as_f64().expect("the oldest record is found");
+        assert!((0.0..begun.elapsed().as_secs_f64()).contains(&seconds), "{object}");
     }
 }
 

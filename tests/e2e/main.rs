@@ -18,6 +18,7 @@ mod kill;
 mod locks;
 mod memory;
 mod old_brokers;
+mod operating;
 mod outages;
 mod patterns;
 mod positions;
