@@ -157,7 +157,7 @@ fn sighup_reads_the_log_level_again_and_nothing_else() {
     let write = |text: &str| fs::write(&file, text).expect("the directory takes files");
     write("[log]\nlevel = \"info\"\n");
     let file_name = file.to_str().expect("the name is UTF-8");
-    let mut worker = stage.invocation().start(&["--config", file_name, "run"]);
+    let mut worker = stage.invocation().env("RUST_LOG", "").start(&["--config", file_name, "run"]);
     stage.produce(10);
     stage.wait_until_drained(LIMIT);
     assert_eq!(worker.count(" DEBUG "), 0, "{:#?}", worker.log());
@@ -242,4 +242,41 @@ fn check_writes_rows_and_leaves_none() {
     );
     let refused = stage.invocation().output(&["check"]).expect_code(77);
     assert!(refused.stdout.contains("problem: database: "), "{}", refused.stdout);
+}
+
+/// Gives what follows a terminal of 80 columns, and hands on what appears there.
+const TERMINAL: &str = "import fcntl, os, pty, struct, sys, termios
+pid, master = pty.fork()
+if pid == 0:
+    fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    try:
+        shown = os.read(master, 65536)
+    except OSError:
+        break
+    if not shown:
+        break
+    os.write(1, shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))";
+
+#[test]
+fn a_terminal_gets_a_bar_and_log_lines_above_it() {
+    let stage = Stage::new("bar", 1);
+    stage.produce(20_000);
+    let on_terminal = || stage.invocation().under(&["python3", "-c", TERMINAL]).env("TERM", "xterm-256color");
+    let shown = on_terminal().set("batch.rows_max", 200).output(&["run", "--until-end"]).expect_code(0).stdout;
+    assert!(shown.contains(" records, ") && shown.contains("/s, lag ") && shown.contains('%'), "{shown:?}");
+    assert!(shown.contains("INFO  consumer stopped records=20000"), "{shown:?}");
+    // Each line of the log begins where a line begins, whatever is drawn.
+    for line in shown.lines().filter(|line| line.contains(" INFO ")) {
+        let plain = line.rsplit(['\r', 'K', 'A', 'J']).find(|part| part.contains(" INFO ")).unwrap_or(line);
+        assert!(plain.starts_with("20"), "{line:?}");
+    }
+    let table = on_terminal().output(&["status"]).expect_code(0).stdout;
+    assert!(table.contains("\x1b[1m"), "{table:?}");
+    let plain = on_terminal().env("NO_COLOR", "1").output(&["status"]).expect_code(0).stdout;
+    assert!(!plain.contains('\x1b'), "{plain:?}");
+    let piped = stage.invocation().output(&["status"]).expect_code(0).stdout;
+    assert!(!piped.contains('\x1b'), "{piped:?}");
 }
