@@ -171,8 +171,9 @@ fn answer(ledger: &mut dyn Ledger, question: Question) -> Result<Answer, Failure
             let Claim { partition, next, .. } = &claim;
             if ledger.jump(&claim, to)? {
                 log::warn!(
-                    "gap partition={partition} from_offset={next} to_offset={to}: Kafka has deleted these records before \
-                     they were read; recorded in writer_gaps (kafka.on_gap)"
+                    partition:%, from_offset = next.0, to_offset = to.0,
+                    why = "Kafka has deleted these records before they were read; recorded in writer_gaps (kafka.on_gap)";
+                    "gap"
                 );
             }
             Answer::Jumped

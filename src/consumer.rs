@@ -16,6 +16,7 @@ use crate::config::{AssignmentMode, Config, OnGap, Topics};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
 use crate::ledger::{LogIdentity, same_log};
+use crate::metrics::Totals;
 use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
 use crate::source::{Source, SourceFault, TopicState};
@@ -448,7 +449,7 @@ impl<'a> Consumer<'a> {
             off_the_log.into_iter().partition(|partition| reading.contains(partition));
         let is_cut = |partition: &&TopicPartition| reading.contains(partition);
         if let Some(partition) = gone.first().or(flow.cut.keys().find(is_cut)) {
-            log::warn!("partition={partition}: its log is not where it was, reading the positions again");
+            log::warn!(partition:%; "its log is not where it was, reading the positions again");
             flow.start_over();
         }
         drop(flow);
@@ -571,7 +572,8 @@ impl<'a> Consumer<'a> {
         // The writers end with what is in their channel.
         drop(self.dispatches_tx);
         if flow.tracker.batches_in_flight() > 0 {
-            log::warn!("stopping with batches={} in flight: they are rolled back", flow.tracker.batches_in_flight());
+            let batches = flow.tracker.batches_in_flight();
+            log::warn!(batches, why = "they are rolled back"; "stopping with batches in flight");
             flow.start_over();
             let deadline = Instant::now() + CANCEL_MAX;
             while flow.tracker.batches_in_flight() > 0 && Instant::now() < deadline {
@@ -588,6 +590,8 @@ impl<'a> Consumer<'a> {
             log::debug!("committing offsets: {fault}");
         }
         self.source.close();
-        log::info!("stopped {}", self.shared.metrics);
+        let Totals { records, rows, dead_letters, skipped, batches, .. } = self.shared.metrics.totals();
+        let trouble = self.shared.metrics.trouble();
+        log::info!(records, rows, dead_letters, skipped, batches, trouble:%; "stopped");
     }
 }

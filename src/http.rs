@@ -83,7 +83,7 @@ fn not_served(address: &str, error: &dyn Display) {
 async fn serve(address: &str, shown: Shown) {
     let listener = listen(address).await;
     if let Ok(bound) = listener.local_addr() {
-        log::info!("serving metrics address={bound}");
+        log::info!(address:% = bound; "serving metrics");
     }
     let clients = Arc::new(Semaphore::new(CLIENTS_MAX));
     loop {

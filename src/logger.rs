@@ -1,5 +1,7 @@
 //! Log lines on stderr: text for people or JSON for machines. Their level is the configuration's, or `RUST_LOG`'s.
 
+pub mod line;
+
 use crate::config::{Log, LogFormat};
 use crate::progress;
 use chrono::{SecondsFormat, Utc};
@@ -59,16 +61,8 @@ fn build(log: Log) -> Logger {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("-");
         match log.format {
-            LogFormat::Text => writeln!(out, "{time} {:<5} {thread} {}", record.level(), record.args()),
-            LogFormat::Json => {
-                let line = serde_json::json!({
-                    "time": time,
-                    "level": record.level().as_str(),
-                    "thread": thread,
-                    "message": record.args().to_string(),
-                });
-                writeln!(out, "{line}")
-            }
+            LogFormat::Text => writeln!(out, "{time} {:<5} {thread} {}", record.level(), line::text(record)),
+            LogFormat::Json => writeln!(out, "{}", line::json(record, &time, thread)),
         }
     });
     builder.build()

@@ -11,7 +11,6 @@ use prometheus::{
     GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 /// Rows of a batch: from one to the largest `batch.rows_max`, whose records may hold several each.
@@ -278,6 +277,22 @@ impl Metrics {
         }
     }
 
+    /// What went wrong and was mended, in words; empty where nothing did.
+    pub fn trouble(&self) -> String {
+        let trouble = [
+            ("retries", self.retries()),
+            ("yields", self.yields.get()),
+            ("commits in doubt that were applied", self.in_doubt(InDoubt::Applied)),
+            ("commits in doubt that were not applied", self.in_doubt(InDoubt::NotApplied)),
+            ("commits in doubt that were discarded", self.in_doubt(InDoubt::Discarded)),
+            ("rewinds", self.rewinds.get()),
+            ("fenced", self.fenced.get()),
+        ];
+        let trouble: Vec<String> =
+            trouble.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{n} {name}")).collect();
+        trouble.join(", ")
+    }
+
     /// All of it in Prometheus' text format, version 0.0.4.
     pub fn encode(&self) -> String {
         let families = self.registry.gather();
@@ -330,27 +345,6 @@ fn sum(counters: &IntCounterVec) -> u64 {
     let families = counters.collect();
     let metrics = families.iter().flat_map(|family| family.get_metric());
     metrics.map(|metric| metric.get_counter().get_value() as u64).sum()
-}
-
-/// `key=value`, without the counters of trouble that did not happen.
-impl fmt::Display for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals { records, rows, dead_letters, skipped, batches, .. } = self.totals();
-        write!(f, "records={records} rows={rows} dead_letters={dead_letters} skipped={skipped} batches={batches}")?;
-        let trouble = [
-            ("retries", self.retries()),
-            ("yields", self.yields.get()),
-            ("commits_in_doubt_applied", self.in_doubt(InDoubt::Applied)),
-            ("commits_in_doubt_not_applied", self.in_doubt(InDoubt::NotApplied)),
-            ("commits_in_doubt_discarded", self.in_doubt(InDoubt::Discarded)),
-            ("rewinds", self.rewinds.get()),
-            ("fenced", self.fenced.get()),
-        ];
-        for (name, n) in trouble.into_iter().filter(|(_, n)| *n > 0) {
-            write!(f, " {name}={n}")?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

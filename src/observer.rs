@@ -144,16 +144,17 @@ impl Observer {
         let (n_rows, n_batches) = (now.rows - before.rows, (now.batches - before.batches).max(1));
         let lag_seconds = self.lags.values().map(|lag| lag.seconds).fold(0.0, f64::max);
         log::info!(
-            "summary records={} rows={n_rows} rows_per_s={:.0} dead_letters={} skipped={} lag_records={} lag_s={lag_seconds:.1} \
-             batches={} rows_per_batch={:.0} transaction_ms={:.1}",
-            now.records - before.records,
-            n_rows as f64 / seconds,
-            now.dead_letters - before.dead_letters,
-            now.skipped - before.skipped,
-            self.vitals.lag_records(),
-            now.batches - before.batches,
-            n_rows as f64 / n_batches as f64,
-            (now.transaction_seconds - before.transaction_seconds) * 1e3 / n_batches as f64,
+            records = now.records - before.records,
+            rows = n_rows,
+            rows_per_s = rounded(n_rows as f64 / seconds, 0),
+            dead_letters = now.dead_letters - before.dead_letters,
+            skipped = now.skipped - before.skipped,
+            lag_records = self.vitals.lag_records(),
+            lag_s = rounded(lag_seconds, 1),
+            batches = now.batches - before.batches,
+            rows_per_batch = rounded(n_rows as f64 / n_batches as f64, 0),
+            transaction_ms = rounded((now.transaction_seconds - before.transaction_seconds) * 1e3 / n_batches as f64, 1);
+            "summary"
         );
     }
 }
@@ -161,6 +162,11 @@ impl Observer {
 fn ids(capacity: &Capacity) -> Ids {
     let used = 1.0 - capacity.ids_left as f64 / capacity.ids.max(1) as f64;
     Ids { table: capacity.name.clone(), left: capacity.ids_left, used: used.clamp(0.0, 1.0) }
+}
+
+fn rounded(value: f64, decimals: i32) -> f64 {
+    let scale = 10_f64.powi(decimals);
+    (value * scale).round() / scale
 }
 
 fn now_ms() -> i64 {

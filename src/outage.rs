@@ -103,7 +103,7 @@ impl Outage {
         {
             self.away.store(false, Ordering::Release);
             let words = if said_unreachable { "reachable again" } else { "can be used again" };
-            log::info!("{} {words} after_s={}", self.what, since.elapsed().as_secs());
+            log::info!(after_s = since.elapsed().as_secs(); "{} {words}", self.what);
         }
     }
 

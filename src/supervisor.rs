@@ -200,7 +200,7 @@ impl Supervisor<'_> {
                 if !is_same {
                     log::warn!("SIGHUP: more than log.level has changed in the configuration: that needs a restart");
                 }
-                log::info!("SIGHUP: configuration read again log_level={}", config.log.level.as_str());
+                log::info!(log_level = config.log.level.as_str(); "SIGHUP: configuration read again");
             }
         }
         let secrets = Secrets::read(&self.config.kafka);
@@ -294,7 +294,7 @@ fn prepared(
 ) -> Result<Ended, NotStarted> {
     let outage_max = startup::outage_max(config, bounded);
     let (owner, vitals) = (shared.owner.clone(), shared.vitals.clone());
-    log::info!("starting version={} pipeline={:?} owner={owner}", env!("CARGO_PKG_VERSION"), config.pipeline);
+    log::info!(version = env!("CARGO_PKG_VERSION"), pipeline = config.pipeline.as_str(), owner:%; "starting");
     let kafka = Outage::new("kafka", outage_max);
     let mut patience = Patience::new(config, shutdown).seen_by(&vitals);
 
@@ -314,7 +314,8 @@ fn prepared(
     let outages = (&*shared.database, &kafka);
     let topics = startup::first_rows(config, source.as_mut(), &mut ledger, outages, &mut patience)?;
     if bounded && topics.is_empty() {
-        log::warn!("no topic matches patterns={:?}, nothing to do", config.topics.patterns().collect::<Vec<_>>());
+        let patterns: Vec<&str> = config.topics.patterns().map(|pattern| pattern.as_str()).collect();
+        log::warn!(patterns:serde, why = "nothing to do"; "no topic matches");
         return Ok(Ended::ReachedEnds);
     }
     let ends = if bounded {

@@ -206,7 +206,7 @@ impl<'a> Attempt<'a> {
             }
             Err(CommitFailure::NotApplied(failure)) => self.failed(failure, work, Step::Turn),
             Err(CommitFailure::InDoubt(failure)) => {
-                log::warn!("commit in doubt seq={} cause={failure}", self.seq.0);
+                log::warn!(seq = self.seq.0, cause:% = failure; "commit in doubt");
                 self.connection_lost_at = Some(Instant::now());
                 self.sink.disconnect();
                 self.shared.database.failed(&failure)?;
@@ -245,7 +245,7 @@ impl<'a> Attempt<'a> {
         // Before the next batch asks it.
         self.brake().durable(work);
         self.shared.lane.advance(self.seq);
-        log::debug!("durable seq={} records={} took_ms={}", self.seq.0, work.batch.len(), took.as_millis());
+        log::debug!(seq = self.seq.0, records = work.batch.len(), took_ms = took.as_millis() as u64; "durable");
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.shared.metrics.durable(work, took, i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
         Next::Settled(Settlement::Durable(durable))
@@ -262,7 +262,7 @@ impl<'a> Attempt<'a> {
         let resolved = |outcome: InDoubt| {
             if in_doubt.is_some() {
                 shared.metrics.resolved(outcome);
-                log::info!("commit in doubt resolved outcome={} seq={}", outcome.as_str(), seq.0);
+                log::info!(outcome = outcome.as_str(), seq = seq.0; "commit in doubt resolved");
             }
         };
         let truth = loop {
@@ -301,20 +301,19 @@ impl<'a> Attempt<'a> {
                 for (partition, truth) in &fenced {
                     self.shared.metrics.fenced.inc();
                     let (owner, epoch) = (&truth.owner, truth.epoch.0);
-                    log::warn!("fenced partition={partition} owner={owner} epoch={epoch}: nothing of ours was written");
+                    log::warn!(partition:%, owner, epoch, why = "nothing of ours was written"; "fenced");
                 }
                 self.discarded(Discard::Fenced(fenced))
             }
             Verdict::Rewound(partition, next) => {
                 self.shared.metrics.rewinds.inc();
                 let next = next.map_or("none".to_owned(), |next| next.to_string());
-                log::warn!(
-                    "rewind partition={partition} next_offset={next}: the database is behind what it had confirmed"
-                );
+                let why = "the database is behind what it had confirmed";
+                log::warn!(partition:%, next_offset = next, why; "rewind");
                 self.discarded(Discard::Disagreement)
             }
             Verdict::Mixed => {
-                log::warn!("offset rows of one batch contradict each other, reading them again seq={}", self.seq.0);
+                log::warn!(seq = self.seq.0; "offset rows of one batch contradict each other, reading them again");
                 self.discarded(Discard::Disagreement)
             }
             Verdict::Impossible(partition, next) => {
@@ -332,7 +331,7 @@ impl<'a> Attempt<'a> {
     fn failed(&mut self, failure: Failure, work: &Work<'_>, step: Step) -> Result<Next, Stop> {
         let shared = self.shared;
         let why = failure.fault.as_str();
-        log::debug!("seq={} fault={why}: {failure}", self.seq.0);
+        log::debug!(seq = self.seq.0, fault = why, why:% = failure; "failed");
         if !matches!(failure.fault, Fault::Record | Fault::UniqueKey) {
             self.count_try(&failure)?;
         }

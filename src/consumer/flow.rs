@@ -372,19 +372,17 @@ impl Flow {
                 continue;
             }
             let Some(Standing { next, epoch, owner, .. }) = truths.get(partition) else {
-                log::warn!("rewind partition={partition} next_offset=none, was {}: its row is gone", then.1);
+                log::warn!(partition:%, next_offset = "none", was_offset = then.1.0, why = "its row is gone"; "rewind");
                 moved = true;
                 continue;
             };
             if *epoch > then.0 {
                 let owner = owner.as_deref().unwrap_or("nobody");
-                log::warn!(
-                    "fenced partition={partition} owner={owner} epoch={}: it was claimed or moved while nothing came",
-                    epoch.0
-                );
+                let why = "it was claimed or moved while nothing came";
+                log::warn!(partition:%, owner, epoch = epoch.0, why; "fenced");
                 fenced.push(partition.clone());
             } else if (*epoch, *next) != *then {
-                log::warn!("rewind partition={partition} next_offset={next}, was {}", then.1);
+                log::warn!(partition:%, next_offset = next.0, was_offset = then.1.0; "rewind");
                 moved = true;
             }
         }
@@ -560,7 +558,7 @@ impl Assignment for Callbacks {
         }
         let now = Instant::now();
         for partition in partitions {
-            log::debug!("assigned partition={partition}");
+            log::debug!(partition:%; "assigned");
             flow.batcher.forget(partition);
             let fenced = Backoff::unseeded(Duration::from_secs(1), Duration::from_secs(30));
             flow.owned.insert(partition.clone(), Ownership { phase: Phase::Unclaimed { ask_at: now }, fenced });
@@ -577,7 +575,7 @@ impl Assignment for Callbacks {
     fn revoked(&self, partitions: &[TopicPartition]) {
         let mut flow = locked(&self.0);
         for partition in partitions {
-            log::info!("revoked partition={partition}");
+            log::info!(partition:%; "revoked");
             flow.batcher.forget(partition);
         }
         flow.wait_for_flight(partitions);
@@ -587,7 +585,7 @@ impl Assignment for Callbacks {
     fn lost(&self, partitions: &[TopicPartition]) {
         let mut flow = locked(&self.0);
         for partition in partitions {
-            log::warn!("lost partition={partition}: the group has given it to another member");
+            log::warn!(partition:%, why = "the group has given it to another member"; "lost");
         }
         flow.forget(partitions);
         flow.count_loss(Instant::now());

@@ -20,7 +20,8 @@ impl Consumer<'_> {
         let by_pattern: BTreeMap<_, _> =
             topics.iter().filter(|(topic, _)| self.selection.is_by_pattern(topic)).collect();
         if !by_pattern.is_empty() {
-            log::info!("topics by pattern={:?}", by_pattern.keys());
+            let topics: Vec<_> = by_pattern.keys().collect();
+            log::info!(topics:serde; "matched by pattern");
         }
         for (topic, state) in by_pattern {
             self.say_what_is_lacking(topic, state);
@@ -66,10 +67,10 @@ impl Consumer<'_> {
 
     fn changed_to(&mut self, states: &BTreeMap<Arc<str>, TopicState>) {
         for topic in self.topics.iter().filter(|topic| !states.contains_key(*topic)) {
-            log::warn!("topic={topic:?} is gone, it is not read any more");
+            log::warn!(topic:%, why = "it is not read any more"; "topic is gone");
         }
         for (topic, state) in states.iter().filter(|(topic, _)| !self.topics.contains(*topic)) {
-            log::info!("topic={topic:?} matches a pattern and is read from now on");
+            log::info!(topic:%, why = "it is read from now on"; "topic matches a pattern");
             self.say_what_is_lacking(topic, state);
         }
         self.topics = states.keys().cloned().collect();
@@ -103,7 +104,8 @@ impl Consumer<'_> {
     fn say_if_nothing_matches(&self) {
         if self.topics.is_empty() && self.ends.is_none() {
             let patterns: Vec<_> = self.selection.patterns().collect();
-            log::warn!("no topic matches patterns={patterns:?}, waiting for one");
+            let patterns: Vec<&str> = patterns.iter().map(|pattern| pattern.as_str()).collect();
+            log::warn!(patterns:serde, why = "waiting for one"; "no topic matches");
         }
     }
 
@@ -111,7 +113,10 @@ impl Consumer<'_> {
     fn say_what_is_lacking(&self, topic: &str, state: &TopicState) {
         let lacking = self.assignment.lacking(state.partitions);
         if !lacking.is_empty() {
-            log::warn!("topic={topic:?} lacks partitions={lacking:?} of kafka.assignment: read when they are added");
+            log::warn!(
+                topic, partitions:serde = lacking, why = "they are read when they are added";
+                "topic lacks partitions of kafka.assignment"
+            );
         }
     }
 }

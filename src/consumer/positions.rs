@@ -96,7 +96,8 @@ impl Consumer<'_> {
                 self.check_later(&[claim.partition], None);
                 continue;
             }
-            log::info!("claimed partition={} epoch={} next_offset={}", claim.partition, claim.epoch.0, claim.next);
+            let (partition, epoch, next_offset) = (&claim.partition, claim.epoch.0, claim.next.0);
+            log::info!(partition:%, epoch, next_offset; "claimed");
             locked(&self.flow).read(&claim.partition, claim.epoch, claim.next);
             start.push(claim.partition);
         }
@@ -176,7 +177,7 @@ impl Consumer<'_> {
                 Ok(())
             }
             None => {
-                log::warn!("partition={partition} next_offset={next} is beyond the log's end {end}, asking again");
+                log::warn!(partition:%, next_offset = next.0, end_offset = end.0; "position beyond the log's end, asking again");
                 self.check_later(std::slice::from_ref(partition), Some(Instant::now()));
                 Ok(())
             }
@@ -195,8 +196,9 @@ impl Consumer<'_> {
                 for Claim { partition, next, .. } in new {
                     if let Some(group) = committed.get(partition).filter(|group| *group > next) {
                         log::warn!(
-                            "partition={partition} next_offset={next} group_offset={group}: the group's offset in \
-                             Kafka is ahead; the database wins"
+                            partition:%, next_offset = next.0, group_offset = group.0,
+                            why = "the group's offset in Kafka is ahead; the database wins";
+                            "going back"
                         );
                     }
                 }

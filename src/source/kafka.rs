@@ -592,7 +592,7 @@ impl KafkaSource {
 
     fn note_back(&mut self) {
         if let Some(since) = self.away_since.take() {
-            log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
+            log::info!(after_s = since.elapsed().as_secs(); "kafka reachable again");
         }
     }
 

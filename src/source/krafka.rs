@@ -397,7 +397,7 @@ impl Source for KrafkaSource {
             }
             // A classic member never rejoins by itself when partitions are added; a KIP-848 member does.
             if self.group_protocol()? == WireProtocol::Classic {
-                log::info!("partitions were added, joining the group again topics={:?}", self.subscribed);
+                log::info!(topics:serde = self.subscribed; "partitions were added, joining the group again");
                 self.runtime.block_on(async {
                     within(REQUEST_TIMEOUT * 2, consumer.unsubscribe()).await?;
                     within(REQUEST_TIMEOUT, consumer.subscribe(&self.subscribed)).await

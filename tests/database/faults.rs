@@ -346,7 +346,7 @@ fn show(code: &str, how: How, fault: Fault, done: Done, patience: Duration) -> S
     });
     let lines = logged_by(&thread);
     let ours = lines.iter().filter(|line| line.contains("seq=")).collect::<Vec<_>>();
-    let sign = format!("fault={fault:?}: ");
+    let sign = format!("fault={}: ", fault.as_str());
     let seen = lines.iter().find(|line| line.contains(&format!("(SQLSTATE {code})"))).cloned();
     let seen = seen.unwrap_or_else(|| panic!("{code} was never seen: {ours:#?}"));
     assert!(seen.contains(&sign), "{code}: {seen}");

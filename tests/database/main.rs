@@ -239,7 +239,7 @@ impl log::Log for Recorder {
     fn log(&self, record: &log::Record<'_>) {
         if let Some(thread) = std::thread::current().name() {
             let mut logged = LOGGED.lock().expect("no panic");
-            logged.entry(thread.to_owned()).or_default().push(record.args().to_string());
+            logged.entry(thread.to_owned()).or_default().push(stock_db_writer::logger::line::text(record));
         }
     }
 

@@ -256,7 +256,7 @@ fn no_value_of_a_refused_row_is_logged() {
         }
     }
     let lines = logged_by(thread);
-    for sign in ["fault=Record", "fault=UniqueKey"] {
+    for sign in ["fault=record", "fault=unique-key"] {
         assert!(lines.iter().any(|line| line.contains(sign)), "{sign} was never logged");
     }
     let leaked: Vec<_> = lines.iter().filter(|line| line.contains(MARKER) || line.contains("777.25")).collect();

@@ -187,15 +187,14 @@ fn a_busy_minute_ends_with_a_summary() {
     let summary = eventually_some("a summary", Duration::from_secs(300), || {
         stage.produce(50);
         assert!(worker.alive(), "{:#?}", worker.log());
-        worker.log().into_iter().find(|line| line.contains("summary records="))
+        worker.log().into_iter().find(|line| line.contains("\"message\":\"summary\""))
     });
     let line: Value = serde_json::from_str(&summary).expect("a line is an object");
-    let message = line["message"].as_str().expect("it has a message");
-    for word in ["rows_per_s=", "lag_records=", "lag_s=", "rows_per_batch=", "transaction_ms="] {
-        assert!(message.contains(word), "{message}");
+    for field in ["rows", "rows_per_s", "lag_records", "lag_s", "rows_per_batch", "transaction_ms"] {
+        assert!(line[field].is_number(), "{field} in {line}");
     }
     // Changes of state, not turns of a loop.
-    assert_eq!(worker.count("summary records="), 1);
+    assert_eq!(worker.count("\"message\":\"summary\""), 1);
     worker.signal("TERM");
     worker.output(LIMIT).expect_code(0);
 }

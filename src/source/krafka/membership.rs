@@ -81,7 +81,7 @@ impl KrafkaSource {
         let known = this.set(Arc::downgrade(&consumer));
         assert!(known.is_ok(), "the listener's consumer is set once");
         self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.subscribe(&names)))?;
-        log::info!("joining group={:?} protocol={protocol:?} topics={names:?}", self.config.group);
+        log::info!(group = self.config.group.as_str(), protocol:?, topics:serde = names; "joining");
         self.consumer = Some(consumer);
         Ok(())
     }

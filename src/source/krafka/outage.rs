@@ -30,7 +30,7 @@ impl KrafkaSource {
             (Ok(_), None) => self.wake(&consumer),
             (Ok(_), Some(since)) => {
                 self.away_since = None;
-                log::info!("kafka reachable again after_s={}", since.elapsed().as_secs());
+                log::info!(after_s = since.elapsed().as_secs(); "kafka reachable again");
                 self.wake(&consumer);
             }
             (Err(fault), _) => self.note_away(&fault),
