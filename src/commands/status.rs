@@ -27,6 +27,9 @@ struct Behind {
     seconds: Option<f64>,
 }
 
+/// The cells of one line.
+type Line = [(String, Style); 8];
+
 type AllBehind = BTreeMap<TopicPartition, Behind>;
 
 /// Prints it: for people, or one JSON object a line.
@@ -118,7 +121,7 @@ const HEADER: [&str; 8] = ["PARTITION", "NEXT", "END", "LAG", "BEHIND", "ROWS", 
 
 /// One block for each owner: their names are long, and would not fit beside the numbers.
 fn table(pipeline: &str, standings: &[Standing], all_behind: &AllBehind) -> String {
-    let mut by_owner: BTreeMap<Option<&str>, Vec<[(String, Style); 8]>> = BTreeMap::new();
+    let mut by_owner: BTreeMap<Option<&str>, Vec<Line>> = BTreeMap::new();
     for standing in standings {
         let line = line(standing, all_behind.get(&standing.partition));
         by_owner.entry(standing.owner.as_deref()).or_default().push(line);
@@ -164,7 +167,7 @@ fn summary(pipeline: &str, standings: &[Standing], all_behind: &AllBehind) -> St
     format!("pipeline {pipeline:?}: {n} partition{plural}, {lag}, {dead} dead letters so far\n")
 }
 
-fn line(standing: &Standing, behind: Option<&Behind>) -> [(String, Style); 8] {
+fn line(standing: &Standing, behind: Option<&Behind>) -> Line {
     let unknown = || "?".to_owned();
     let plain = Style::new();
     let lag_style = if behind.is_some_and(|behind| behind.records > 0) { WARN } else { plain };
