@@ -33,7 +33,7 @@ await() { # SECONDS WHAT COMMAND...
 follow() { # FILE
     local line
     while read -r line; do
-        line=${line%%  #*}
+        line=$(sed 's/  *#.*//' <<<"$line")
         say "\$ $line"
         bash -ec "$line" <<<"$WRITER_PASSWORD" || die 1 "wrong: $1: this command failed: $line"
     done < <(sed -n '/^[^#]/q; s/^#     \([a-z].*\)$/\1/p' "$1" | grep -v '^[0-9]')
