@@ -118,6 +118,38 @@ three_times() {
     return 1
 }
 
+# Puts cargo's SUBCOMMAND, at VERSION, into PATH.
+need_cargo_tool() { # SUBCOMMAND VERSION
+    need_cargo
+    [[ -d $CACHE/cargo-$1-$2 ]] || say "building cargo-$1 $2 (a minute)"
+    cached "cargo-$1-$2" fetch_cargo_tool "$1" "$2"
+    PATH=$CACHE/cargo-$1-$2/bin:$PATH
+}
+
+fetch_cargo_tool() { # SUBCOMMAND VERSION DIRECTORY
+    CARGO_TARGET_DIR=$3/target three_times cargo install -q --locked --root "$3" --version "$2" "cargo-$1" >"$3/log" 2>&1 </dev/null || {
+        tail -n 20 "$3/log" >&2
+        die $EX_UNAVAILABLE "cargo could not build cargo-$1 $2; its messages are above"
+    }
+    rm -rf "$3/target"
+}
+
+# Sets PYTHON_TOOLS to a directory with these packages of PyPI's, and puts their programs into PATH.
+need_python_tools() { # NAME PACKAGE==VERSION...
+    local name=python-$1
+    shift
+    need_pip
+    cached "$name" fetch_python_tools "$@"
+    PYTHON_TOOLS=$CACHE/$name
+    PATH=$PYTHON_TOOLS/bin:$PATH
+}
+
+fetch_python_tools() { # PACKAGE==VERSION... DIRECTORY
+    # Into a directory, which needs no venv and touches no Python of the machine's.
+    three_times python3 -m pip install -q --target "${*: -1}" "${@:1:$#-1}" >&2 </dev/null ||
+        die $EX_UNAVAILABLE "pip could not fetch ${*:1:$#-1}; its messages are above"
+}
+
 # Sets KAFKA_LIBS to the directory with the jars of Kafka VERSION.
 kafka_libs() { # VERSION
     KAFKA_LIBS=$CACHE/kafka-$1

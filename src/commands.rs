@@ -102,7 +102,7 @@ fn print_styled(text: &str) -> Result<(), Stop> {
 fn print_to(out: &mut dyn Write, text: &str) -> Result<(), Stop> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Stop::new(ExitCode::ServerAway, format!("writing to stdout: {error}")))
+            Err(Stop::new(ExitCode::Corruption, format!("writing to stdout: {error}")))
         }
         _ => Ok(()),
     }

@@ -17,7 +17,7 @@ pub enum ExitCode {
     ServerAway = 69,
     /// The program caught itself in a mistake (EX_SOFTWARE).
     InvariantBroken = 70,
-    /// The database reports damaged data, or a file can't be read to its end (EX_IOERR).
+    /// The database reports damaged data, or a file can't be read or written to its end (EX_IOERR).
     Corruption = 74,
     /// The same command may work later (EX_TEMPFAIL).
     TryLater = 75,

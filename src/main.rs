@@ -1,5 +1,6 @@
 //! Arguments, configuration, logger, command, exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 use stock_db_writer::cli;
 
@@ -11,7 +12,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop) => {
             for line in stop.message.lines() {
-                eprintln!("stock-db-writer: {line}");
+                // Not by eprintln, which panics where stderr is on a full disk; then the code alone must say it.
+                let _ = writeln!(std::io::stderr(), "stock-db-writer: {line}");
             }
             ExitCode::from(stop.code as u8)
         }

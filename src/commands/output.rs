@@ -67,5 +67,5 @@ pub(super) fn halt(error: io::Error) -> Halt {
 }
 
 fn stdout_failed(error: &io::Error) -> Stop {
-    Stop::new(ExitCode::ServerAway, format!("writing to stdout: {error}"))
+    Stop::new(ExitCode::Corruption, format!("writing to stdout: {error}"))
 }

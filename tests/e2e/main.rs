@@ -5,6 +5,7 @@
 
 mod adopting;
 mod backlog;
+mod bare;
 mod brake;
 mod cli;
 mod dead_letters;
