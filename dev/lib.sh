@@ -146,7 +146,7 @@ need_python_tools() { # NAME PACKAGE==VERSION...
 
 fetch_python_tools() { # PACKAGE==VERSION... DIRECTORY
     # Into a directory, which needs no venv and touches no Python of the machine's.
-    three_times python3 -m pip install -q --target "${*: -1}" "${@:1:$#-1}" >&2 </dev/null ||
+    PIP_ROOT_USER_ACTION=ignore three_times python3 -m pip install -q --target "${*: -1}" "${@:1:$#-1}" >&2 </dev/null ||
         die $EX_UNAVAILABLE "pip could not fetch ${*:1:$#-1}; its messages are above"
 }
 
