@@ -15,7 +15,7 @@ mod topics;
 pub use self::kafka::{AssignmentMode, Client, GroupProtocol, Isolation, Kafka, KafkaTls, OnGap, Sasl, SaslMechanism};
 pub use database::{Database, DatabaseTls, TableName};
 pub use limits::{Batch, DeadLetters, Log, LogFormat, LogLevel, Manage, Retry, Schema, Writers};
-pub use secret::Secret;
+pub use secret::{Secret, refuse_public};
 pub use sources::{Problem, Sources};
 pub use topics::{Pattern, Selector, Topic, Topics};
 

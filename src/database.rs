@@ -6,6 +6,7 @@
 //! connections, `connect` makes them, `session` is one of them, `wire` ends every wait, `reaper` buries the dead.
 
 mod adopting;
+mod authentication;
 pub mod binary;
 mod columns;
 mod commit;

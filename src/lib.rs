@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod decimal;
 pub mod exit;
 pub mod fault;
+pub mod handshake;
 pub mod heartbeat;
 pub mod outage;
 pub mod pipeline_lock;

@@ -8,6 +8,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("decimal", &[]),
     ("exit", &[]),
+    ("handshake", &[]),
     ("heartbeat", &[]),
     ("record", &[]),
     ("pipeline_lock", &[]),
@@ -33,7 +34,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("ledger", &["batch", "exit", "fault", "record"]),
     ("reset", &["ledger", "record"]),
     ("delivery", &["batch", "lane", "record", "sink"]),
-    ("source", &["batch", "config", "delivery", "exit", "record"]),
+    ("source", &["batch", "config", "delivery", "exit", "handshake", "record"]),
     (
         "database",
         &[
@@ -45,6 +46,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "exit",
             "fault",
             "fit",
+            "handshake",
             "heartbeat",
             "lane",
             "ledger",
@@ -173,6 +175,8 @@ const DOORS: &[(&str, &str)] = &[
     ("r2d2", "database"),
     ("r2d2_postgres", "database"),
     ("rustls", "database"),
+    // Its errors, of every server.
+    ("rustls", "handshake"),
     ("rustls_native_certs", "database"),
     ("tokio_postgres_rustls", "database"),
     ("clap", "cli"),

@@ -5,7 +5,7 @@
 
 use super::connection_string::ConnectionString;
 use super::reader::{Reader, boolean, integer, millis, one_of, text};
-use super::secret::Secret;
+use super::secret::{Secret, refuse_public};
 use super::sources::{Place, Raw};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -179,7 +179,10 @@ impl Single<'_> {
             _ => url.sslkey.clone(),
         };
         let url_has = |url: &ConnectionString| of_url(url).is_some();
-        let set = self.reader.path_placed(&format!("database.{key}"));
+        let set = match key {
+            "key_file" => self.reader.secret_path_placed("database.key_file"),
+            _ => self.reader.path_placed(&format!("database.{key}")),
+        };
         if let Some((path, _)) = set.filter(|(_, place)| self.counts(place, url_has)) {
             return Some(path);
         }
@@ -193,13 +196,18 @@ impl Single<'_> {
         if path == "system" {
             return None;
         }
-        if !PathBuf::from(&path).is_file() {
-            match from {
-                None => self.reader.complain(&["database.url"], format!("{word} names a file that is not there")),
-                Some(variable) => self.reader.complain_of_variable(variable, format!("{path} is no file")),
-            }
+        let path = PathBuf::from(path);
+        // Of a file that a URL names, nothing is said that was in the URL.
+        let what = match (path.is_file(), key == "key_file" && refuse_public(&path).is_err()) {
+            (true, false) => return Some(path),
+            (true, true) => "a file that every user of this machine can read or change; run chmod 600",
+            (false, _) => "a file that is not there",
+        };
+        match from {
+            None => self.reader.complain(&["database.url"], format!("{word} names {what}")),
+            Some(variable) => self.reader.complain_of_variable(variable, format!("{} is {what}", path.display())),
         }
-        Some(PathBuf::from(path))
+        Some(path)
     }
 }
 
@@ -241,7 +249,7 @@ fn password(single: &mut Single<'_>) -> (Option<PathBuf>, Option<Secret>) {
     let url_has = |url: &ConnectionString| url.has_password;
     let what = "a password is not read from here: set database.password_file, PGPASSWORD or DATABASE_URL";
     single.reader.refuse("database.password", what);
-    let file = single.reader.path_placed("database.password_file");
+    let file = single.reader.secret_path_placed("database.password_file");
     match file.filter(|(_, place)| single.counts(place, url_has)) {
         Some((file, _)) => (Some(file), None),
         None => (None, single.variable("PGPASSWORD", url_has).map(Secret::new)),

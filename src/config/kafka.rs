@@ -266,7 +266,7 @@ fn tls(reader: &mut Reader) -> Option<KafkaTls> {
     let tls = KafkaTls {
         ca_file: reader.path("kafka.tls.ca_file"),
         cert_file: reader.path("kafka.tls.cert_file"),
-        key_file: reader.path("kafka.tls.key_file"),
+        key_file: reader.secret_path("kafka.tls.key_file"),
     };
     if tls.cert_file.is_some() != tls.key_file.is_some() {
         reader.complain(
@@ -287,7 +287,7 @@ fn sasl(reader: &mut Reader, encrypted: bool) -> Option<Sasl> {
     reader.refuse("kafka.sasl.password", "a password is only read from a file: set kafka.sasl.password_file");
     let mechanism = reader.get("kafka.sasl.mechanism", mechanism).flatten();
     let username = reader.get("kafka.sasl.username", text).filter(|name| !name.is_empty());
-    let password_file = reader.path("kafka.sasl.password_file");
+    let password_file = reader.secret_path("kafka.sasl.password_file");
     let readable_is_fine = reader.get("kafka.sasl.allow_plaintext_password", boolean).unwrap_or(false);
     let Some(mechanism) = mechanism else {
         let what = "has no effect without kafka.sasl.mechanism";

@@ -1,5 +1,6 @@
 //! Takes typed values out of the flat map, and keeps every complaint.
 
+use super::secret::refuse_public;
 use super::sources::{Entry, Place, Problem, Raw};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -51,6 +52,20 @@ impl Reader {
     pub fn path_placed(&mut self, key: &str) -> Option<(PathBuf, Place)> {
         let (path, place) = self.get_placed(key, path)?;
         Some((path?, place))
+    }
+
+    /// As [`path_placed`](Self::path_placed), of a file with a secret, which must not be open to everybody.
+    pub fn secret_path_placed(&mut self, key: &str) -> Option<(PathBuf, Place)> {
+        let (path, place) = self.get_placed(key, |raw| match path(raw)? {
+            Some(path) => refuse_public(&path).map(|()| Some(path)),
+            None => Ok(None),
+        })?;
+        Some((path?, place))
+    }
+
+    /// As [`secret_path_placed`](Self::secret_path_placed), without the place.
+    pub fn secret_path(&mut self, key: &str) -> Option<PathBuf> {
+        self.secret_path_placed(key).map(|(path, _)| path)
     }
 
     /// A key of the interface of which this version has built one value: any other is refused rather than silently

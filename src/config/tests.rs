@@ -6,6 +6,7 @@ use crate::decode::settings::Target;
 use crate::record::StartAt;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,6 +26,14 @@ impl Scratch {
     fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).expect("the directory is ours");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("the file is ours");
+        path
+    }
+
+    /// A file that everybody may read, as the kernel makes them unless told otherwise.
+    fn public(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.file(name, text);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("the file is ours");
         path
     }
 }
@@ -841,4 +850,36 @@ fn sections_that_are_done_without_are_not_looked_at() {
     assert_eq!(config.database, Given::default().load().expect("the defaults are right").database);
     assert_eq!(Config::load_without(&sources, &["database"]).expect_err("TLS is wrong").0.len(), 1);
     assert!(Config::load(&sources).expect_err("all is wrong").0.len() > 4);
+}
+
+#[test]
+fn a_secret_that_everybody_can_read_is_refused_with_its_line() {
+    let scratch = Scratch::new();
+    let (secret, certificate) = (scratch.public("secret", "hunter2"), scratch.public("cert.pem", "x"));
+    let private = scratch.file("key.pem", "x");
+    let file = format!(
+        "[database]\ntls = \"verify-full\"\npassword_file = {secret:?}\nca_file = {certificate:?}\n\
+         cert_file = {certificate:?}\nkey_file = {secret:?}\n\
+         [kafka.tls]\nenable = true\ncert_file = {certificate:?}\nkey_file = {secret:?}\n\
+         [kafka.sasl]\nmechanism = \"PLAIN\"\nusername = \"me\"\npassword_file = {secret:?}"
+    );
+    let errors = Given { file: &file, ..Given::default() }.errors();
+    let said = format!("{} can be read by every user of this machine; run chmod 600 ", secret.display());
+    for (line, key) in [
+        (3, "database.password_file"),
+        (6, "database.key_file"),
+        (10, "kafka.tls.key_file"),
+        (14, "kafka.sasl.password_file"),
+    ] {
+        let start = format!("writer.toml:{line}: {key}: {said}");
+        assert!(errors.iter().any(|error| error.starts_with(&start)), "{start}\n{errors:#?}");
+    }
+    assert_eq!(errors.len(), 4, "{errors:#?}");
+    let fine = file.replace(&secret.display().to_string(), &private.display().to_string());
+    Given { file: &fine, ..Given::default() }.config();
+    let url =
+        format!("postgresql://db/s?sslcert={}&sslkey={}&sslmode=verify-full", certificate.display(), secret.display());
+    let errors = Given { environment: &[("DATABASE_URL", &url)], ..Given::default() }.errors();
+    let said = "database.url: sslkey names a file that every user of this machine can read or change; run chmod 600";
+    assert_eq!(errors, [format!("DATABASE_URL: {said}")]);
 }

@@ -4,9 +4,34 @@
 //! language but for the word. DETAIL is never read: it holds row values.
 
 use crate::fault::{Failure, Fault};
+use crate::handshake::Refusal;
 use postgres::error::{DbError, Severity};
 use std::error::Error as _;
+use std::fmt;
 use std::io;
+
+/// A refusal of ours to go on with a server, on its way through the client as the cause of an I/O error.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// What to do.
+    pub(super) fault: Fault,
+    /// Cause and what to do.
+    pub(super) message: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> io::Error {
+        io::Error::other(refused)
+    }
+}
 
 /// A failure of ours, or of the server's configuration, that no SQLSTATE tells of.
 pub(super) fn plain(fault: Fault, message: impl Into<String>) -> Failure {
@@ -24,6 +49,9 @@ pub(super) fn not_a_row(instead: Fault, failure: Failure) -> Failure {
 /// Sorts an error of the client; `doing` is what was being done, for the message.
 pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
     let sqlstate = error.code().map(|code| code.code().to_owned());
+    if let Some((fault, why)) = refused_by_tls(error) {
+        return plain(fault, format!("{doing}: {why}"));
+    }
     let fault = match error.as_db_error() {
         None if is_read_only(error) => Fault::WrongNode,
         Some(db) if table_fault(db).is_some() => Fault::Schema,
@@ -38,6 +66,18 @@ pub(super) fn failure(doing: &str, error: &postgres::Error) -> Failure {
         },
     };
     Failure { fault, sqlstate, message: format!("{doing}: {why}"), origin: None }
+}
+
+/// What was refused before the server said anything with a code: by TLS, or by ourselves. None of it heals by itself.
+fn refused_by_tls(error: &postgres::Error) -> Option<(Fault, String)> {
+    let io = error.source()?.downcast_ref::<io::Error>()?;
+    if let Some(refused) = io.get_ref().and_then(|inner| inner.downcast_ref::<Refused>()) {
+        return Some((refused.fault, refused.message.clone()));
+    }
+    Some(match Refusal::of(io, "database")? {
+        Refusal::ByUs(why) => (Fault::Schema, why),
+        Refusal::ByServer(why) => (Fault::Permission, why),
+    })
 }
 
 /// What the code calls a row's fault, and is the table's: it would be the same for every such row, so that it must not

@@ -29,13 +29,14 @@ fn verified(config: &config::Database) -> Result<ClientConfig, Failure> {
     match (&config.cert_file, &config.key_file) {
         (Some(cert_file), Some(key_file)) => {
             let chain = certificates("database.cert_file", cert_file)?;
+            config::refuse_public(key_file).map_err(|what| unusable(&format!("database.key_file: {what}")))?;
             let key = PrivateKeyDer::from_pem_file(key_file)
-                .map_err(|error| unusable("database.key_file", key_file, &error))?;
+                .map_err(|error| in_file("database.key_file", key_file, &error))?;
             let client = builder.with_client_auth_cert(chain, key);
-            client.map_err(|error| unusable("database.cert_file", cert_file, &error))
+            client.map_err(|error| in_file("database.cert_file", cert_file, &error))
         }
         (None, None) => Ok(builder.with_no_client_auth()),
-        _ => Err(plain(Fault::Permission, "database.cert_file: needs database.key_file, and the other way round")),
+        _ => Err(unusable("database.cert_file: needs database.key_file, and the other way round")),
     }
 }
 
@@ -44,7 +45,7 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
     match ca_file {
         Some(path) => {
             for certificate in certificates("database.ca_file", path)? {
-                store.add(certificate).map_err(|error| unusable("database.ca_file", path, &error))?;
+                store.add(certificate).map_err(|error| in_file("database.ca_file", path, &error))?;
             }
         }
         None => {
@@ -54,20 +55,24 @@ fn authorities(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {
     }
     match store.is_empty() {
         false => Ok(store),
-        true => Err(plain(Fault::Permission, "no certificate authority found; set database.ca_file")),
+        true => Err(unusable("no certificate authority found; set database.ca_file")),
     }
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|error| unusable(key, path, &error))?;
+    let certificates = read.map_err(|error| in_file(key, path, &error))?;
     match certificates.is_empty() {
         false => Ok(certificates),
-        true => Err(unusable(key, path, &"no certificate in it")),
+        true => Err(in_file(key, path, &"no certificate in it")),
     }
 }
 
-/// Like a password that the server refuses: somebody may be renewing the file right now.
-fn unusable(key: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
-    plain(Fault::Permission, format!("{key}: {}: {error}", path.display()))
+fn in_file(key: &str, path: &Path, error: &dyn std::fmt::Display) -> Failure {
+    unusable(&format!("{key}: {}: {error}", path.display()))
+}
+
+/// Stops with 78, but a worker waits first: somebody may be renewing the file right now.
+fn unusable(message: &str) -> Failure {
+    plain(Fault::Schema, message)
 }

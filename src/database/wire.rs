@@ -8,6 +8,9 @@
 //!
 //! The `async` block is the client's interface, and is driven by the runtime inside the client.
 
+use super::authentication::Guard;
+use super::failure::Refused;
+use crate::fault::Fault;
 use postgres::Socket;
 use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use std::future::{Future, poll_fn};
@@ -89,7 +92,7 @@ impl TlsConnect<Socket> for Dial {
     fn connect(self, socket: Socket) -> Self::Future {
         let mut stream = Timed { socket, deadline: self.deadline, sleep: None };
         Box::pin(async move {
-            let Some(tls) = self.tls else { return Ok(Wire::Plain(stream)) };
+            let Some(tls) = self.tls else { return Ok(Wire::Plain(stream, Guard::default())) };
             let mut sent = 0;
             while sent < SSL_REQUEST.len() {
                 sent += poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, &SSL_REQUEST[sent..])).await?;
@@ -102,10 +105,11 @@ impl TlsConnect<Socket> for Dial {
             match read.filled() {
                 b"S" => tls.connect(stream).await.map(|stream| Wire::Tls(Box::new(stream))),
                 [] => Err(io::ErrorKind::UnexpectedEof.into()),
-                _ => Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "the server offers no TLS; enable it there, or set database.tls",
-                )),
+                _ => {
+                    let message =
+                        "the server offers no TLS; enable it there (ssl = on), or set database.tls".to_owned();
+                    Err(Refused { fault: Fault::Schema, message }.into())
+                }
             }
         })
     }
@@ -166,8 +170,8 @@ impl AsyncWrite for Timed {
 
 /// What the client reads and writes.
 pub(super) enum Wire {
-    /// Plain text.
-    Plain(Timed),
+    /// Plain text, in which no password is given away.
+    Plain(Timed, Guard),
     /// TLS, above the deadline, so that handshakes end too.
     Tls(Box<RustlsStream>),
 }
@@ -175,7 +179,11 @@ pub(super) enum Wire {
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Wire::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Wire::Plain(stream, guard) => {
+                let n_before = buf.filled().len();
+                ready!(Pin::new(stream).poll_read(cx, buf))?;
+                Poll::Ready(guard.look(&buf.filled()[n_before..]).map_err(io::Error::from))
+            }
             Wire::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
@@ -184,21 +192,21 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut *self {
-            Wire::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Plain(stream, _) => Pin::new(stream).poll_write(cx, bytes),
             Wire::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Plain(stream, _) => Pin::new(stream).poll_flush(cx),
             Wire::Tls(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
-            Wire::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Wire::Plain(stream, _) => Pin::new(stream).poll_shutdown(cx),
             Wire::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
@@ -207,7 +215,7 @@ impl AsyncWrite for Wire {
 impl TlsStream for Wire {
     fn channel_binding(&self) -> ChannelBinding {
         match self {
-            Wire::Plain(_) => ChannelBinding::none(),
+            Wire::Plain(..) => ChannelBinding::none(),
             Wire::Tls(stream) => stream.channel_binding(),
         }
     }

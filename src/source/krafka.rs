@@ -48,6 +48,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the client believes its picture of the topics.
 const METADATA_AGE_MAX: Duration = Duration::from_secs(10);
+/// How old the files that TLS needs may be in memory.
+const TLS_AGE_MAX: Duration = Duration::from_secs(60);
 /// A poll is cut off after so long, at first. With a hung broker it would take half a minute; but a large fetch over a
 /// slow network takes its time, and is begun again after a cut: so each cut doubles this.
 const POLL_CUT_MIN: Duration = Duration::from_secs(1);
@@ -537,7 +539,8 @@ fn client(config: &KafkaConfig) -> Result<(Runtime, Kafka), SourceFault> {
         .request_timeout(REQUEST_TIMEOUT)
         .metadata_max_age(METADATA_AGE_MAX);
     if let Some(security) = security(config)? {
-        builder = builder.security(security);
+        // Of certificates that are renewed; a connection that is there goes on with the old ones.
+        builder = builder.security(security).tls_reload_interval(config.tls.as_ref().map(|_| TLS_AGE_MAX));
     }
     let kafka = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()))?;
     Ok((runtime, kafka))

@@ -1,13 +1,16 @@
 //! Between our words and the client's: partitions, faults, deadlines, security.
 
-use crate::config::{Kafka as KafkaConfig, SaslMechanism};
+use crate::config::{Kafka as KafkaConfig, KafkaTls, SaslMechanism, refuse_public};
+use crate::handshake::Refusal;
 use crate::record::TopicPartition;
 use crate::source::SourceFault;
 use crate::source::fault::Meaning;
 use krafka::auth::{AuthConfig, TlsConfig};
 use krafka::consumer::TopicPartition as WirePartition;
 use krafka::error::{KrafkaError, ProtocolErrorKind};
+use std::error::Error as _;
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 /// What a request may take beyond what it was allowed.
@@ -32,6 +35,12 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn fault(error: KrafkaError) -> SourceFault {
+    if let Some(refusal) = tls_refusal(&error) {
+        return match refusal {
+            Refusal::ByUs(why) => SourceFault::Config(why),
+            Refusal::ByServer(why) => SourceFault::Denied(why),
+        };
+    }
     match error {
         KrafkaError::Auth { .. } => SourceFault::Denied(error.to_string()),
         KrafkaError::Config { .. } => SourceFault::Config(error.to_string()),
@@ -49,17 +58,18 @@ pub(super) fn fault(error: KrafkaError) -> SourceFault {
     }
 }
 
+/// Behind one error or another, what TLS itself has said.
+fn tls_refusal(error: &KrafkaError) -> Option<Refusal> {
+    let io = match error {
+        KrafkaError::Network(io) => &**io,
+        KrafkaError::Auth { source: Some(source), .. } => source.source()?.downcast_ref::<io::Error>()?,
+        _ => return None,
+    };
+    Refusal::of(io, "kafka.tls")
+}
+
 pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, SourceFault> {
-    let tls = config.tls.as_ref().map(|tls| {
-        let mut wire = TlsConfig::new();
-        if let Some(ca_file) = &tls.ca_file {
-            wire = wire.with_ca_cert(ca_file.display().to_string());
-        }
-        if let (Some(cert_file), Some(key_file)) = (&tls.cert_file, &tls.key_file) {
-            wire = wire.with_client_cert(cert_file.display().to_string(), key_file.display().to_string());
-        }
-        wire
-    });
+    let tls = config.tls.as_ref().map(tls).transpose()?;
     let Some(sasl) = &config.sasl else { return Ok(tls.map(AuthConfig::ssl)) };
     let password = sasl.password().map_err(SourceFault::Config)?;
     let auth = match sasl.mechanism {
@@ -71,6 +81,16 @@ pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, Sourc
         Some(tls) => auth.with_tls(tls),
         None => auth,
     }))
+}
+
+fn tls(config: &KafkaTls) -> Result<TlsConfig, SourceFault> {
+    let wire = match &config.ca_file {
+        Some(ca_file) => TlsConfig::new().with_ca_cert(ca_file.display().to_string()),
+        None => TlsConfig::new().with_native_roots(),
+    };
+    let (Some(cert_file), Some(key_file)) = (&config.cert_file, &config.key_file) else { return Ok(wire) };
+    refuse_public(key_file).map_err(|what| SourceFault::Config(format!("kafka.tls.key_file: {what}")))?;
+    Ok(wire.with_client_cert(cert_file.display().to_string(), key_file.display().to_string()))
 }
 
 #[cfg(test)]
