@@ -43,7 +43,8 @@ fn certificate(what: &CertificateError, section: &str) -> String {
             let when = time(*not_before);
             format!("the server's certificate is not valid before {when}; mend it, or the clock here")
         }
-        CertificateError::UnknownIssuer => {
+        // Bad is the signature of an authority that has the same name as a known one.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             format!("the server's certificate is signed by an unknown authority; set {section}.ca_file to that one's")
         }
         CertificateError::NotValidForNameContext { expected, presented } => format!(

@@ -39,10 +39,12 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The files that are read when Kafka is connected to: certificates, keys, passwords.
+    /// The files that are read once, when Kafka is connected to: certificates, keys, passwords. A token's is read whenever
+    /// somebody has to be shown it.
     pub fn files(&self) -> Vec<&Path> {
         let tls = self.tls.iter().flat_map(|tls| [&tls.ca_file, &tls.cert_file, &tls.key_file]).flatten();
-        let sasl = self.sasl.iter().map(|sasl| &sasl.password_file);
+        let has_password = |sasl: &&Sasl| sasl.mechanism != SaslMechanism::OAuthBearer;
+        let sasl = self.sasl.iter().filter(has_password).map(|sasl| &sasl.secret_file);
         tls.chain(sasl).map(PathBuf::as_path).collect()
     }
 }
@@ -140,18 +142,18 @@ pub struct KafkaTls {
 /// `[kafka.sasl]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sasl {
-    /// How the password is proven.
+    /// How the secret is proven.
     pub mechanism: SaslMechanism,
-    /// Who we are. Never empty.
+    /// Who we are. Empty if and only if a token says it.
     pub username: String,
-    /// Where the password is.
-    pub password_file: PathBuf,
+    /// Where the password is, or the token.
+    pub secret_file: PathBuf,
 }
 
 impl Sasl {
-    /// Reads the password's file.
-    pub fn password(&self) -> Result<Secret, String> {
-        Secret::from_file(&self.password_file).map_err(|error| format!("kafka.sasl.password_file: {error}"))
+    /// Reads the secret's file.
+    pub fn secret(&self) -> Result<Secret, String> {
+        Secret::from_file(&self.secret_file).map_err(|error| format!("{}: {error}", self.mechanism.secret_key()))
     }
 }
 
@@ -164,6 +166,29 @@ pub enum SaslMechanism {
     ScramSha256,
     /// RFC 5802 with SHA-512.
     ScramSha512,
+    /// RFC 7628: a token that somebody else issues and renews.
+    OAuthBearer,
+}
+
+impl SaslMechanism {
+    /// Where its secret is set.
+    fn secret_key(self) -> &'static str {
+        match self {
+            SaslMechanism::OAuthBearer => "kafka.sasl.token_file",
+            SaslMechanism::Plain | SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => {
+                "kafka.sasl.password_file"
+            }
+        }
+    }
+
+    /// What of it whoever listens could use again.
+    fn readable(self) -> Option<&'static str> {
+        match self {
+            SaslMechanism::Plain => Some("PLAIN without TLS sends the password readable"),
+            SaslMechanism::OAuthBearer => Some("OAUTHBEARER without TLS sends the token readable"),
+            SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => None,
+        }
+    }
 }
 
 pub(super) fn read(reader: &mut Reader) -> Kafka {
@@ -288,29 +313,39 @@ fn sasl(reader: &mut Reader, encrypted: bool) -> Option<Sasl> {
     let mechanism = reader.get("kafka.sasl.mechanism", mechanism).flatten();
     let username = reader.get("kafka.sasl.username", text).filter(|name| !name.is_empty());
     let password_file = reader.secret_path("kafka.sasl.password_file");
+    let token_file = reader.secret_path("kafka.sasl.token_file");
     let readable_is_fine = reader.get("kafka.sasl.allow_plaintext_password", boolean).unwrap_or(false);
-    let Some(mechanism) = mechanism else {
-        let what = "has no effect without kafka.sasl.mechanism";
-        if username.is_some() {
-            reader.complain(&["kafka.sasl.username", "kafka.sasl.mechanism"], what);
-        }
-        if password_file.is_some() {
-            reader.complain(&["kafka.sasl.password_file", "kafka.sasl.mechanism"], what);
-        }
-        return None;
+    let set = [
+        ("kafka.sasl.username", username.is_some()),
+        ("kafka.sasl.password_file", password_file.is_some()),
+        ("kafka.sasl.token_file", token_file.is_some()),
+    ];
+    let needed: &[&str] = match mechanism {
+        None => &[],
+        Some(SaslMechanism::OAuthBearer) => &["kafka.sasl.token_file"],
+        Some(_) => &["kafka.sasl.username", "kafka.sasl.password_file"],
     };
-    if mechanism == SaslMechanism::Plain && !encrypted && !readable_is_fine {
-        let what = "PLAIN without TLS sends the password readable: set kafka.tls.enable = true, or use SCRAM, or, if \
-                    the network is trusted, kafka.sasl.allow_plaintext_password = true";
+    for (key, is_set) in set {
+        let what = match (mechanism, needed.contains(&key), is_set) {
+            (None, _, true) => "has no effect without kafka.sasl.mechanism",
+            (Some(_), false, true) => "has no effect with this kafka.sasl.mechanism",
+            (Some(_), true, false) => "must be set when this mechanism is",
+            _ => continue,
+        };
+        reader.complain(&[key, "kafka.sasl.mechanism"], what);
+    }
+    let mechanism = mechanism?;
+    if let Some(what) = mechanism.readable().filter(|_| !encrypted && !readable_is_fine) {
+        let what = format!(
+            "{what}: set kafka.tls.enable = true, or use SCRAM, or, if the network is trusted, \
+             kafka.sasl.allow_plaintext_password = true"
+        );
         reader.complain(&["kafka.sasl.mechanism", "kafka.tls.enable"], what);
     }
-    if username.is_none() {
-        reader.complain(&["kafka.sasl.username", "kafka.sasl.mechanism"], "must be set when a mechanism is");
+    match mechanism {
+        SaslMechanism::OAuthBearer => Some(Sasl { mechanism, username: String::new(), secret_file: token_file? }),
+        _ => Some(Sasl { mechanism, username: username?, secret_file: password_file? }),
     }
-    if password_file.is_none() {
-        reader.complain(&["kafka.sasl.password_file", "kafka.sasl.mechanism"], "must be set when a mechanism is");
-    }
-    Some(Sasl { mechanism, username: username?, password_file: password_file? })
 }
 
 fn mechanism(raw: &Raw) -> Result<Option<SaslMechanism>, String> {
@@ -319,8 +354,10 @@ fn mechanism(raw: &Raw) -> Result<Option<SaslMechanism>, String> {
         "PLAIN" => Ok(Some(SaslMechanism::Plain)),
         "SCRAM-SHA-256" => Ok(Some(SaslMechanism::ScramSha256)),
         "SCRAM-SHA-512" => Ok(Some(SaslMechanism::ScramSha512)),
-        "OAUTHBEARER" => Err("OAUTHBEARER is not built into this version; use PLAIN or SCRAM".to_owned()),
-        other => Err(format!("must be \"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\", is {other:?}")),
+        "OAUTHBEARER" => Ok(Some(SaslMechanism::OAuthBearer)),
+        other => {
+            Err(format!("must be \"PLAIN\", \"SCRAM-SHA-256\", \"SCRAM-SHA-512\" or \"OAUTHBEARER\", is {other:?}"))
+        }
     }
 }
 

@@ -479,7 +479,6 @@ fn a_client_that_is_not_built_in_is_refused_by_name() {
 fn what_this_version_does_not_build_is_refused_by_name() {
     for (text, key, named) in [
         ("[kafka.tls]\nverify = false", "kafka.tls.verify", "protects from nobody"),
-        ("[kafka.sasl]\nmechanism = \"OAUTHBEARER\"", "kafka.sasl.mechanism", "OAUTHBEARER"),
         ("[metrics]\nlisten = \"9464\"", "metrics.listen", "must be host:port, or empty for none"),
         ("[database.tables.prices]\nconflict = \"ignore\"", "database.tables.prices.conflict", "\"dead-letter\""),
     ] {
@@ -625,7 +624,7 @@ fn a_password_is_sent_readable_only_on_demand() {
     ] {
         let sasl = file(&text).config().kafka.sasl.expect("a mechanism is set");
         assert_eq!((sasl.mechanism, sasl.username.as_str()), (mechanism, "me"));
-        assert_eq!(sasl.password().map(|password| password.reveal().to_owned()), Ok("hunter2".to_owned()));
+        assert_eq!(sasl.secret().map(|password| password.reveal().to_owned()), Ok("hunter2".to_owned()));
         assert!(!format!("{sasl:?}").contains("hunter2"));
     }
 }
@@ -637,6 +636,38 @@ fn sasl_is_set_as_a_whole() {
     assert_eq!(keys, ["kafka.sasl.mechanism", "kafka.sasl.password_file", "kafka.sasl.username"], "{errors:#?}");
     assert!(only_error("[kafka.sasl]\nusername = \"me\"").contains("has no effect without kafka.sasl.mechanism"));
     assert!(only_error("[kafka.sasl]\npassword = \"hunter2\"").contains("set kafka.sasl.password_file"));
+}
+
+#[test]
+fn a_token_stands_for_name_and_password() {
+    let scratch = Scratch::new();
+    let token_file = scratch.file("token", "hunter2\n");
+    let sasl = |more: &str| format!("[kafka.sasl]\nmechanism = \"OAUTHBEARER\"\n{more}");
+    let with_token = sasl(&format!("token_file = {token_file:?}\n"));
+    assert!(only_error(&with_token).contains("kafka.sasl.mechanism: OAUTHBEARER without TLS sends the token readable"));
+    for more in ["allow_plaintext_password = true", "[kafka.tls]\nenable = true"] {
+        let sasl = file(&format!("{with_token}{more}")).config().kafka.sasl.expect("a mechanism is set");
+        assert_eq!((sasl.mechanism, sasl.username.as_str()), (SaslMechanism::OAuthBearer, ""));
+        assert_eq!(sasl.secret().map(|token| token.reveal().to_owned()), Ok("hunter2".to_owned()));
+    }
+    let tls = "[kafka.tls]\nenable = true";
+    let missing = only_error(&sasl(tls));
+    assert!(missing.contains("kafka.sasl.token_file: must be set when this mechanism is"), "{missing}");
+    let both = format!("{with_token}username = \"me\"\npassword_file = {token_file:?}\n{tls}");
+    let errors = file(&both).errors();
+    let what = "has no effect with this kafka.sasl.mechanism";
+    assert_eq!(
+        errors,
+        [
+            format!("writer.toml:4: kafka.sasl.username: {what}"),
+            format!("writer.toml:5: kafka.sasl.password_file: {what}")
+        ]
+    );
+    let other = format!(
+        "[kafka.sasl]\nmechanism = \"SCRAM-SHA-256\"\nusername = \"me\"\npassword_file = {token_file:?}\n\
+         token_file = {token_file:?}"
+    );
+    assert!(only_error(&other).starts_with(&format!("writer.toml:5: kafka.sasl.token_file: {what}")));
 }
 
 // The database.

@@ -81,6 +81,10 @@ impl Connector {
         if base.get_ssl_negotiation() != SslNegotiation::Postgres {
             return Err(unusable("database.url: sslnegotiation=direct is not supported; leave it out"));
         }
+        // The TLS in use reads no certificate's signature, so that every server would be refused.
+        if base.get_channel_binding() == ChannelBinding::Require {
+            return Err(unusable("database.url: channel_binding=require is not supported; leave it out"));
+        }
         if let Some(user) = &settings.user {
             base.user(user);
         }
@@ -164,10 +168,7 @@ impl Connector {
             .keepalives_interval(Duration::from_secs(5))
             .keepalives_retries(3)
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
-            .channel_binding(match self.base.get_channel_binding() {
-                ChannelBinding::Require => ChannelBinding::Require,
-                _ => ChannelBinding::Prefer,
-            })
+            .channel_binding(ChannelBinding::Prefer)
             .load_balance_hosts(LoadBalanceHosts::Disable)
             // A notice may hold row values, and a function on the server may send one for every row.
             .notice_callback(|_| {});

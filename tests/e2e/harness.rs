@@ -6,10 +6,13 @@
 //! log lines are all it relies on.
 
 pub mod broker;
+pub mod certificates;
 pub mod checker;
 pub mod corpus;
+pub mod matrix;
 pub mod producer;
 pub mod proxy;
+pub mod secure_broker;
 pub mod servers;
 pub mod stage;
 pub mod worker;

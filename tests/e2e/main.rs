@@ -27,5 +27,7 @@ mod positions;
 mod refused;
 mod relay;
 mod reset;
+mod security_kafka;
+mod security_postgres;
 mod selfcheck;
 mod shapes;

@@ -1,11 +1,11 @@
 //! Between our words and the client's: partitions, faults, deadlines, security.
 
-use crate::config::{Kafka as KafkaConfig, KafkaTls, SaslMechanism, refuse_public};
+use crate::config::{Kafka as KafkaConfig, KafkaTls, Sasl, SaslMechanism, refuse_public};
 use crate::handshake::Refusal;
 use crate::record::TopicPartition;
 use crate::source::SourceFault;
 use crate::source::fault::Meaning;
-use krafka::auth::{AuthConfig, TlsConfig};
+use krafka::auth::{AuthConfig, OAuthBearerToken, TlsConfig};
 use krafka::consumer::TopicPartition as WirePartition;
 use krafka::error::{KrafkaError, ProtocolErrorKind};
 use std::error::Error as _;
@@ -71,16 +71,26 @@ fn tls_refusal(error: &KrafkaError) -> Option<Refusal> {
 pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, SourceFault> {
     let tls = config.tls.as_ref().map(tls).transpose()?;
     let Some(sasl) = &config.sasl else { return Ok(tls.map(AuthConfig::ssl)) };
-    let password = sasl.password().map_err(SourceFault::Config)?;
+    let secret = sasl.secret().map_err(SourceFault::Config)?;
     let auth = match sasl.mechanism {
-        SaslMechanism::Plain => AuthConfig::sasl_plain(&sasl.username, password.reveal()),
-        SaslMechanism::ScramSha256 => AuthConfig::sasl_scram_sha256(&sasl.username, password.reveal()),
-        SaslMechanism::ScramSha512 => AuthConfig::sasl_scram_sha512(&sasl.username, password.reveal()),
+        SaslMechanism::Plain => AuthConfig::sasl_plain(&sasl.username, secret.reveal()),
+        SaslMechanism::ScramSha256 => AuthConfig::sasl_scram_sha256(&sasl.username, secret.reveal()),
+        SaslMechanism::ScramSha512 => AuthConfig::sasl_scram_sha512(&sasl.username, secret.reveal()),
+        // Read at every connection, so that whoever renews the token only has to put it there.
+        SaslMechanism::OAuthBearer => {
+            let sasl = sasl.clone();
+            AuthConfig::sasl_oauthbearer_provider(move || std::future::ready(token(&sasl)))
+        }
     };
     Ok(Some(match tls {
         Some(tls) => auth.with_tls(tls),
         None => auth,
     }))
+}
+
+fn token(sasl: &Sasl) -> krafka::Result<OAuthBearerToken> {
+    let token = sasl.secret().map_err(KrafkaError::auth)?;
+    Ok(OAuthBearerToken::new(token.reveal()))
 }
 
 fn tls(config: &KafkaTls) -> Result<TlsConfig, SourceFault> {

@@ -3,7 +3,7 @@
 //! Ordinary tests share the servers; a test that stops one of them has them for itself. There are two brokers: the names
 //! of all that is on the old one begin with [`OLD`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -125,6 +125,16 @@ impl Servers {
 
     fn old(&self) -> &OldBroker {
         self.old.as_ref().expect("KAFKA_OLD_BROKERS is not set: these tests need the servers that dev/test starts")
+    }
+
+    /// The same in a directory of the caller's own, with further environment; answers what it prints.
+    pub fn service_in(&self, dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+        let mut command = Command::new(&self.services);
+        command.args(arguments).env("SERVICES_DIR", dir).envs(environment.iter().copied()).stdin(Stdio::null());
+        let output = command.output().expect("dev/services can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "dev/services {} failed: {said}", arguments.join(" "));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn try_service(&self, dir: &PathBuf, arguments: &[&str]) -> (bool, String) {

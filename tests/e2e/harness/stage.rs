@@ -136,6 +136,11 @@ impl Stage {
         self.database().batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
+    /// A file of this test's own; gone with the stage.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     /// The next `count` numbers, each of which must become one row.
     pub fn take(&self, count: i64) -> RangeInclusive<i64> {
         take(&self.sent, count)
