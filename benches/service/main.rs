@@ -7,6 +7,7 @@
 //!   ratios of a round are comparable on a noisy machine. **Another contestant is one more line in `drain::contestants`.**
 //! - [`latency`]: how soon a record is a row that a reader sees, at an even rate; and what an idle worker costs.
 //! - [`growth`]: whether a row costs more when there are more rows, partitions or symbols, or with other batches.
+//! - [`indexes`]: what each index of the table costs, and a table by month.
 //! - [`memory`]: the largest resident set under loads that are hard to hold.
 //!
 //! What they stand on: [`services`] (addresses, topics, tables), [`backlog`] (what is in the topics), [`worker`] (the
@@ -18,6 +19,7 @@ mod backlog;
 mod contest;
 mod drain;
 mod growth;
+mod indexes;
 mod latency;
 mod limit;
 mod memory;
@@ -64,6 +66,7 @@ fn run(options: &Options) -> Outcome<()> {
             Part::Drain => drain::measure(options, &services, &mut report)?,
             Part::Latency => latency::measure(options, &services, &mut report)?,
             Part::Growth => growth::measure(options, &services, &mut report)?,
+            Part::Indexes => indexes::measure(options, &services, &mut report)?,
             Part::Memory => memory::measure(options, &services, &mut report)?,
         }
     }

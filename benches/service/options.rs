@@ -21,6 +21,8 @@ latency   milliseconds from producing a record to a reader that sees its row.
 growth    one table per question; `further`: us for each row more than one size
           before; `begin`, `end`: us a row at the first and at the last size (for
           rows: the first and the last `further`), and end / begin.
+indexes   `time`: that of a drain divided by that into a table with its primary key
+          alone, in the same round; MiB of the table and its indexes for a million rows.
 memory    the largest resident set, beside 64 MiB + writers.memory_max.
 
 environment: SERVICES_DIR (default .services/bench), and what dev/services reads";
@@ -31,6 +33,7 @@ pub enum Part {
     Drain,
     Latency,
     Growth,
+    Indexes,
     Memory,
 }
 
@@ -54,6 +57,9 @@ pub struct Options {
     #[arg(long, value_name = "QUESTION", num_args = 0..=1, require_equals = true, default_missing_value = "all",
         value_parser = ["all", "rows", "partitions", "symbols", "batch"])]
     growth: Option<String>,
+    /// What each index of the table costs a drain, and a table by month
+    #[arg(long)]
+    indexes: bool,
     /// The largest resident set under hard loads; all loads, or one
     #[arg(long, value_name = "LOAD", num_args = 0..=1, require_equals = true, default_missing_value = "all",
         value_parser = ["all", "partitions", "zstd", "lz4", "zstd-batches", "rows"])]
@@ -114,11 +120,12 @@ impl Options {
 
     /// What is to be measured, in this order.
     pub fn parts(&self) -> Vec<Part> {
-        let none = !(self.drain || self.latency || self.growth.is_some() || self.memory.is_some());
+        let none = !(self.drain || self.latency || self.growth.is_some() || self.indexes || self.memory.is_some());
         [
             (Part::Drain, self.drain || none),
             (Part::Latency, self.latency || none && !self.quick),
             (Part::Growth, self.growth.is_some()),
+            (Part::Indexes, self.indexes),
             (Part::Memory, self.memory.is_some()),
         ]
         .into_iter()
