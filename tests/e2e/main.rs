@@ -12,6 +12,7 @@ mod doubt;
 mod explain;
 mod faults;
 mod groups;
+mod handbook;
 mod harness;
 mod kafka_faults;
 mod kill;
