@@ -49,12 +49,12 @@ def name_of(legend, labels):
 
 def shown(unit):
     """How Grafana writes such a number, nearly."""
-    def scaled(value, step, words, form="{:g}"):
-        for word in words[:-1]:
-            if abs(value) < step:
-                return form.format(round(value, 2)) + word
-            value /= step
-        return form.format(round(value, 2)) + words[-1]
+    def scaled(value):
+        for word in ("", "k"):
+            if abs(value) < 1000:
+                return f"{value:g}{word}"
+            value /= 1000
+        return f"{value:g}M"
 
     def seconds(value):
         if value and abs(value) < 1:
@@ -63,20 +63,22 @@ def shown(unit):
 
     return {
         "s": seconds,
-        "bytes": lambda value: scaled(value, 1024, [" B", " KiB", " MiB", " GiB"]),
+        "bytes": lambda value: f"{value:g} MiB",
         "percentunit": lambda value: f"{value * 100:g} %",
-        "cpm": lambda value: scaled(value, 1000, ["", "k", "M"]) + "/min",
-        "ops": lambda value: scaled(value, 1000, ["", "k", "M"]) + "/s",
-    }.get(unit, lambda value: scaled(value, 1000, ["", "k", "M"]))
+        "cpm": lambda value: scaled(value) + "/min",
+        "ops": lambda value: scaled(value) + "/s",
+    }.get(unit, scaled)
 
 
 def draw(axes, panel, prometheus, begin, end, events):
     defaults = panel["fieldConfig"]["defaults"]
     custom = defaults.get("custom", {})
+    # So that the ticks are round numbers.
+    divisor = 1 << 20 if defaults["unit"] == "bytes" else 1
     curves = []
     for target in panel["targets"]:
         for series in ask(prometheus, substituted(target["expr"], RATE_INTERVAL), begin, end):
-            points = [(at - begin, float(value)) for at, value in series["values"]]
+            points = [(at - begin, float(value) / divisor) for at, value in series["values"]]
             # NaN: a quantile of nothing.
             known = [value for _, value in points if value == value]
             if any(known) or panel["title"] == "PostgreSQL and Kafka":
@@ -105,7 +107,8 @@ def draw(axes, panel, prometheus, begin, end, events):
     for side in axes.spines.values():
         side.set_color(FAINT)
     if len(curves) > 1 or (curves and "{{" in panel["targets"][0]["legendFormat"]):
-        axes.legend(fontsize=6.5, loc="upper left", frameon=True, framealpha=0.8, edgecolor="none", labelcolor=INK)
+        axes.legend(fontsize=6.5, loc="lower right", bbox_to_anchor=(1.01, 0.985), ncols=4, frameon=False, labelcolor=INK,
+                    columnspacing=1, handlelength=1.2, handletextpad=0.4, borderaxespad=0.2)
 
 
 def main(prometheus, begin, end, events, picture):
