@@ -17,7 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from panels import panels, substituted
 
@@ -83,22 +83,34 @@ def draw(axes, panel, prometheus, begin, end, events):
             known = [value for _, value in points if value == value]
             if any(known) or panel["title"] == "PostgreSQL and Kafka":
                 curves.append((name_of(target["legendFormat"], series["metric"]), points))
+    floor = {}
     for (label, points), color in zip(sorted(curves), COLORS):
+        if custom.get("stacking"):
+            points = [(at, value + floor.get(at, 0)) for at, value in points]
         x, y = [at for at, _ in points], [value for _, value in points]
         style = {"drawstyle": "steps-post"} if custom.get("lineInterpolation") == "stepAfter" else {}
         axes.plot(x, y, color=color, linewidth=1.3, label=label, **style)
         if custom.get("stacking") or len(curves) == 1:
-            axes.fill_between(x, y, color=color, alpha=0.15, linewidth=0)
+            axes.fill_between(x, [floor.get(at, 0) for at in x], y, color=color, alpha=0.15, linewidth=0)
+        if custom.get("stacking"):
+            floor = {**floor, **dict(points)}
     for event_from, event_to, _ in events:
         axes.axvspan(event_from - begin, event_to - begin, color=SHADE, zorder=0)
     axes.set_title(panel["title"], loc="left", fontsize=9, fontweight="bold", color=INK)
     axes.set_xlim(0, end - begin)
-    axes.set_ylim(bottom=0)
+    is_log = custom.get("scaleDistribution", {}).get("type") == "log"
+    if is_log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     if "max" in defaults:
         axes.set_ylim(top=defaults["max"] * 1.08)
     elif not curves:
         axes.set_ylim(top=1)
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=defaults.get("decimals") == 0))
+    if is_log:
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=defaults.get("decimals") == 0))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(defaults["unit"])(value)))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value) // 60}:{int(value) % 60:02}"))
@@ -107,8 +119,11 @@ def draw(axes, panel, prometheus, begin, end, events):
     for side in axes.spines.values():
         side.set_color(FAINT)
     if len(curves) > 1 or (curves and "{{" in panel["targets"][0]["legendFormat"]):
-        axes.legend(fontsize=6.5, loc="lower right", bbox_to_anchor=(1.01, 0.985), ncols=4, frameon=False, labelcolor=INK,
-                    columnspacing=1, handlelength=1.2, handletextpad=0.4, borderaxespad=0.2)
+        # Beside the title, if there is room for it.
+        is_long = sum(len(label) for label, _ in curves) > 34
+        place = {"loc": "upper right"} if is_long else {"loc": "lower right", "bbox_to_anchor": (1.01, 0.985), "ncols": 5}
+        axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, columnspacing=1, handlelength=1.2, handletextpad=0.4,
+                    borderaxespad=0.2, **place)
 
 
 def main(prometheus, begin, end, events, picture):
@@ -117,7 +132,7 @@ def main(prometheus, begin, end, events, picture):
         events = [(float(a), float(b), words.strip()) for a, b, words in (line.split(" ", 2) for line in lines)]
     by_title = {panel["title"]: panel for panel in panels()}
     n_rows = -(-len(SHOWN) // COLUMNS)
-    figure, grid = plt.subplots(n_rows, COLUMNS, figsize=(12, 2.15 * n_rows + 0.25), layout="constrained")
+    figure, grid = plt.subplots(n_rows, COLUMNS, figsize=(10, 1.85 * n_rows + 0.2), layout="constrained")
     figure.set_facecolor("white")
     for axes, title in zip(grid.flat, SHOWN):
         draw(axes, by_title[title], prometheus, begin, end, events)
@@ -125,7 +140,7 @@ def main(prometheus, begin, end, events, picture):
     for event_from, event_to, words in events:
         grid.flat[0].text((event_from + event_to) / 2 - begin, grid.flat[0].get_ylim()[1] * 0.97, words, fontsize=6.5,
                           color=INK, ha="center", va="top", rotation=90)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(picture, dpi=132)
 
 
 if __name__ == "__main__":
