@@ -83,12 +83,13 @@ def draw(axes, panel, prometheus, begin, end, events):
             known = [value for _, value in points if value == value]
             if any(known) or panel["title"] == "PostgreSQL and Kafka":
                 curves.append((name_of(target["legendFormat"], series["metric"]), points))
+    is_step = custom.get("lineInterpolation") == "stepAfter"
     floor = {}
     for (label, points), color in zip(sorted(curves), COLORS):
         if custom.get("stacking"):
             points = [(at, value + floor.get(at, 0)) for at, value in points]
         x, y = [at for at, _ in points], [value for _, value in points]
-        style = {"drawstyle": "steps-post"} if custom.get("lineInterpolation") == "stepAfter" else {}
+        style = {"drawstyle": "steps-post"} if is_step else {}
         axes.plot(x, y, color=color, linewidth=1.3, label=label, **style)
         if custom.get("stacking") or len(curves) == 1:
             axes.fill_between(x, [floor.get(at, 0) for at in x], y, color=color, alpha=0.15, linewidth=0)
@@ -120,8 +121,8 @@ def draw(axes, panel, prometheus, begin, end, events):
         side.set_color(FAINT)
     if len(curves) > 1 or (curves and "{{" in panel["targets"][0]["legendFormat"]):
         # Beside the title, if there is room for it.
-        is_long = sum(len(label) for label, _ in curves) > 34
-        place = {"loc": "upper right"} if is_long else {"loc": "lower right", "bbox_to_anchor": (1.01, 0.985), "ncols": 5}
+        is_long = len(panel["title"]) + sum(len(label) + 5 for label, _ in curves) > 46
+        place = {"loc": "center right" if is_step else "upper right"} if is_long else {"loc": "lower right", "bbox_to_anchor": (1.01, 0.985), "ncols": 5}
         axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, columnspacing=1, handlelength=1.2, handletextpad=0.4,
                     borderaxespad=0.2, **place)
 
