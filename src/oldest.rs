@@ -28,7 +28,7 @@ impl Assignment for Positions {
 /// have none, are absent. The source must be one that reads all partitions, without a group.
 pub fn timestamps_ms(
     source: &mut dyn Source,
-    positions: BTreeMap<TopicPartition, NextOffset>,
+    positions: &BTreeMap<TopicPartition, NextOffset>,
     ends: &BTreeMap<TopicPartition, NextOffset>,
     limit: Duration,
 ) -> Result<BTreeMap<TopicPartition, Option<i64>>, SourceFault> {
@@ -38,28 +38,26 @@ pub fn timestamps_ms(
     }
     let mut topics: Vec<Arc<str>> = ends.keys().map(|partition| partition.topic.clone()).collect();
     topics.dedup();
-    source.subscribe(&topics, Arc::new(Positions(positions)))?;
-    let mut waiting: Vec<TopicPartition> = ends.keys().cloned().collect();
+    source.subscribe(&topics, Arc::new(Positions(positions.clone())))?;
     let deadline = Instant::now() + limit;
-    let mut has_resumed = false;
-    while !waiting.is_empty() && Instant::now() < deadline {
-        source.poll(POLL_MAX, &mut |partition, record| {
-            found.entry(partition.clone()).or_insert(record.timestamp_ms);
-        })?;
-        if !has_resumed {
-            // They are ours from the first poll on, at the latest.
-            source.resume(&waiting);
-            has_resumed = true;
+    // They are ours from the first poll on, at the latest.
+    source.poll(POLL_MAX, &mut |_, _| {})?;
+    // One after the other: a client may hand out all that it has of one before it turns to the next.
+    for (partition, end) in ends {
+        let this = std::slice::from_ref(partition);
+        source.seek(partition, positions[partition])?;
+        source.resume(this);
+        while Instant::now() < deadline {
+            source.poll(POLL_MAX, &mut |of, record| {
+                found.entry(of.clone()).or_insert(record.timestamp_ms);
+            })?;
+            // At its end there were only markers, and what compaction has left.
+            let mut is_at_end = || source.positions(this).iter().any(|(_, position)| position >= end);
+            if found.contains_key(partition) || is_at_end() {
+                break;
+            }
         }
-        let read_to: BTreeMap<_, _> = source.positions(&waiting).into_iter().collect();
-        let is_done = |partition: &TopicPartition| {
-            // Nothing but markers and what compaction has left: there is no record to be found.
-            let is_at_end = read_to.get(partition).is_some_and(|position| *position >= ends[partition]);
-            found.contains_key(partition) || is_at_end
-        };
-        let (done, left): (Vec<_>, Vec<_>) = waiting.into_iter().partition(is_done);
-        source.pause(&done);
-        waiting = left;
+        source.pause(this);
     }
     Ok(found)
 }

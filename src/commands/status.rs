@@ -84,7 +84,7 @@ fn behind(config: &Config, standings: &[Standing]) -> Result<AllBehind, Stop> {
     }
     let waiting = behind.iter().filter(|(_, behind)| behind.records > 0);
     let ends: BTreeMap<_, _> = waiting.map(|(p, behind)| (p.clone(), behind.bounds.last_stable)).collect();
-    match oldest::timestamps_ms(source.as_mut(), positions, &ends, OLDEST_MAX) {
+    match oldest::timestamps_ms(source.as_mut(), &positions, &ends, OLDEST_MAX) {
         Ok(oldest) => {
             let now_ms = Utc::now().timestamp_millis();
             for (partition, timestamp_ms) in oldest {
