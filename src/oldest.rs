@@ -58,6 +58,8 @@ pub fn timestamps_ms(
             }
         }
         source.pause(this);
+        // What the client has fetched beyond is of no interest, and would be handed out before the next one's.
+        source.seek(partition, *end)?;
     }
     Ok(found)
 }
