@@ -121,7 +121,7 @@ def draw(axes, panel, prometheus, begin, end, events):
         side.set_color(FAINT)
     if len(curves) > 1 or (curves and "{{" in panel["targets"][0]["legendFormat"]):
         # Beside the title, if there is room for it.
-        is_long = len(panel["title"]) + sum(len(label) + 5 for label, _ in curves) > 46
+        is_long = len(panel["title"]) + sum(len(label) + 5 for label, _ in curves) > 40
         place = {"loc": "center right" if is_step else "upper right"} if is_long else {"loc": "lower right", "bbox_to_anchor": (1.01, 0.985), "ncols": 5}
         axes.legend(fontsize=6.5, frameon=False, labelcolor=INK, columnspacing=1, handlelength=1.2, handletextpad=0.4,
                     borderaxespad=0.2, **place)
