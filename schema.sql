@@ -5,15 +5,7 @@
 -- Every statement can be run again. Names are the defaults; with other names in [database.tables],
 -- `stock-db-writer init --print` prints this file with them.
 --
--- What the worker's role needs: USAGE on the schemas, TEMPORARY on the database, and
---     INSERT                 on stock_prices and writer_dead_letters
---     SELECT, INSERT, UPDATE on stock_metrics and writer_offsets
---     SELECT                 on writer_meta
--- and with kafka.on_gap = "record" also SELECT, INSERT and UPDATE on writer_gaps,
--- with dead_letters.topic also SELECT and UPDATE on writer_dead_letters. Further, for commands:
---     dead-letters   SELECT and UPDATE on writer_dead_letters
---     reset          SELECT and DELETE on writer_dead_letters, SELECT, INSERT, UPDATE and DELETE on writer_gaps, and DELETE
---                    on writer_offsets
+-- What a role of the worker's own needs: `stock-db-writer init --print` shows it at its end.
 
 -- One row per price. `numeric` without a scale keeps every digit that was sent.
 -- `id` is neither in offset order nor in commit order.

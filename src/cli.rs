@@ -113,6 +113,15 @@ Exit codes: 0 done or shown, 64 there is no such partition or offset, 65 dead
 letters are in the way, 69 a server stayed away, 77 the role may not, 78 the topic
 is not configured or does not exist.";
 
+const INIT_HELP: &str = "\
+Examples:
+  stock-db-writer init
+  stock-db-writer init --print | psql --single-transaction --set ON_ERROR_STOP=1
+  stock-db-writer init --print --writer-role app | psql --set ON_ERROR_STOP=1
+
+With a role of its own, which may write and neither change nor remove what was
+written, the worker needs schema.manage = \"validate\".";
+
 const CHECK_HELP: &str = "\
 Prints every finding at once, each with what to do about it. A price, metrics
 and a dead letter are written the way a run writes them, into your tables, and
@@ -166,10 +175,14 @@ enum Command {
     #[command(after_help = CHECK_HELP)]
     Check,
     /// Create or migrate the tables
+    #[command(after_help = INIT_HELP)]
     Init {
         /// Only show the SQL; connects to nothing
         #[arg(long)]
         print: bool,
+        /// With it the GRANTs for this role, so that a worker can run as one that owns no tables
+        #[arg(long, value_name = "ROLE", requires = "print", value_parser = role)]
+        writer_role: Option<String>,
     },
     /// Show what messages become: their rows, or why there are none; needs no server
     #[command(after_help = EXPLAIN_EXAMPLES)]
@@ -296,6 +309,14 @@ enum DeadLetters {
     },
 }
 
+/// PostgreSQL cuts what is longer, silently.
+fn role(name: &str) -> Result<String, String> {
+    match name.len() {
+        1..=63 => Ok(name.to_owned()),
+        _ => Err("must have 1 to 63 bytes".to_owned()),
+    }
+}
+
 /// Which letters are meant.
 #[derive(Debug, Args)]
 struct FilterArguments {
@@ -385,8 +406,8 @@ fn execute(command: Command, config: &Config, reload: &supervisor::Reload<'_>) -
             supervisor::run(config, supervisor::Request { bounded: until_end, progress }, reload)
         }
         Command::Check => commands::check::run(config),
-        Command::Init { print: true } => commands::print_schema(config),
-        Command::Init { print: false } => commands::init(config),
+        Command::Init { print: true, writer_role } => commands::print_schema(config, writer_role.as_deref()),
+        Command::Init { print: false, .. } => commands::init(config),
         Command::Explain { file, topic, key, record_timestamp, kcat_json, from_kafka, json } => {
             let messages = match from_kafka {
                 Some(n) => Messages::Newest(n as usize),

@@ -8,7 +8,7 @@ pub mod reset;
 pub mod status;
 
 use crate::config::Config;
-use crate::database::{Database, schema};
+use crate::database::{Database, grants, schema};
 use crate::exit::{ExitCode, Stop};
 use crate::outage::Outage;
 use crate::shutdown::Shutdown;
@@ -19,9 +19,9 @@ use std::time::Duration;
 /// How long the answer to a probe is waited for.
 const PROBE_MAX: Duration = Duration::from_secs(5);
 
-/// `init --print`
-pub fn print_schema(config: &Config) -> Result<(), Stop> {
-    print(&schema::sql(&config.database))
+/// `init --print`, with what a role of the worker's own needs.
+pub fn print_schema(config: &Config, writer_role: Option<&str>) -> Result<(), Stop> {
+    print(&format!("{}\n{}", schema::sql(&config.database), grants::sql(config, writer_role)))
 }
 
 /// `init`
@@ -39,6 +39,9 @@ pub fn init(config: &Config) -> Result<(), Stop> {
         out.push_str("everything is there already\n");
     }
     out.extend(notes.iter().map(|note| format!("note: {note}\n")));
+    out.push_str(
+        "note: what a role of the worker's own needs is shown by: stock-db-writer init --print --writer-role ROLE\n",
+    );
     out.extend(findings.iter().map(|finding| format!("problem: {}\n", finding.message)));
     print(&out)?;
     match findings.first() {

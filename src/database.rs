@@ -13,6 +13,7 @@ mod commit;
 mod connect;
 mod copy;
 mod failure;
+pub mod grants;
 mod ledger;
 mod letters;
 mod names;
@@ -34,7 +35,7 @@ pub use schema::{InitFailure, InitOutcome};
 pub use sink::PostgresSink;
 pub use validate::Finding;
 
-use crate::config::{Config, OnGap};
+use crate::config::Config;
 use crate::fault::Failure;
 use crate::heartbeat::Heartbeat;
 use connect::Connector;
@@ -83,7 +84,7 @@ impl Database {
             pipeline: config.pipeline.clone(),
             owner: owner.to_owned(),
             payload_bytes_max: config.dead_letters.payload_bytes_max,
-            uses: Uses { relays, records_gaps: config.kafka.on_gap == OnGap::Record },
+            uses: Uses::of(config),
         };
         Ok(Database { shared: Arc::new(shared) })
     }

@@ -7,6 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{AlertDescription, CertificateError, Error};
 use std::io;
+use std::sync::Arc;
 
 /// How many names of a certificate are shown.
 const NAMES_SHOWN: usize = 3;
@@ -21,16 +22,32 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What TLS said, if it was that. `section` holds the settings, such as `kafka.tls`.
-    pub fn of(error: &io::Error, section: &str) -> Option<Refusal> {
-        let error = error.get_ref()?.downcast_ref::<Error>()?;
-        Some(match error {
+    /// What TLS said, if it was that which is behind an error. `section` holds the settings, such as `kafka.tls`.
+    pub fn of(error: &(dyn std::error::Error + 'static), section: &str) -> Option<Refusal> {
+        Some(match behind(error)? {
             Error::InvalidCertificate(what) => Refusal::ByUs(certificate(what, section)),
             Error::AlertReceived(alert) => received(*alert, section),
             Error::InvalidMessage(_) => Refusal::ByUs("this port does not speak TLS".to_owned()),
             other => Refusal::ByUs(format!("no TLS with this server: {other}")),
         })
     }
+}
+
+/// Looks for an error of TLS through all that was wrapped around it.
+fn behind<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<Error>() {
+            return Some(found);
+        }
+        // Its own `source` passes over what it holds.
+        let io = error.downcast_ref::<io::Error>().or_else(|| error.downcast_ref::<Arc<io::Error>>().map(|io| &**io));
+        next = match io {
+            Some(io) => io.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// What is wrong with the server's certificate.
@@ -69,9 +86,10 @@ fn received(alert: AlertDescription, section: &str) -> Refusal {
         | Alert::CertificateUnknown
         | Alert::UnknownCA
         | Alert::AccessDenied
-        | Alert::DecryptError => {
-            Refusal::ByServer(format!("the server refuses this client's certificate, {section}.cert_file: {alert:?}"))
-        }
+        | Alert::DecryptError => Refusal::ByServer(format!(
+            "the server refuses this client's certificate, or that it has none ({alert:?}); set {section}.cert_file and \
+             {section}.key_file to one that it knows"
+        )),
         other => Refusal::ByUs(format!("the server has broken the TLS handshake off: {other:?}")),
     }
 }
@@ -144,6 +162,7 @@ mod tests {
 
     #[test]
     fn a_lost_connection_is_no_refusal() {
-        assert_eq!(Refusal::of(&io::ErrorKind::UnexpectedEof.into(), "database"), None);
+        let lost: io::Error = io::ErrorKind::UnexpectedEof.into();
+        assert_eq!(Refusal::of(&lost, "database"), None);
     }
 }

@@ -85,6 +85,11 @@ pub(super) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
+/// A text that means exactly this text, as long as `standard_conforming_strings` is on, which it is by default.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +98,22 @@ mod tests {
     fn a_quote_in_a_name_does_not_end_it() {
         let name = TableName { schema: "a\"b".to_owned(), name: "Prices; --".to_owned() };
         assert_eq!(Table::from(&name).sql, "\"a\"\"b\".\"Prices; --\"");
+    }
+
+    #[test]
+    fn a_name_means_itself_whatever_it_is() {
+        for (name, sql) in [
+            ("x; drop table y", "\"x; drop table y\"".to_owned()),
+            ("a\"b", "\"a\"\"b\"".to_owned()),
+            ("select", "\"select\"".to_owned()),
+            (&"x".repeat(63), format!("\"{}\"", "x".repeat(63))),
+        ] {
+            assert_eq!(quoted(name), sql);
+        }
+    }
+
+    #[test]
+    fn a_text_does_not_end_itself() {
+        assert_eq!(literal("a'; DROP TABLE y; --"), "'a''; DROP TABLE y; --'");
     }
 }

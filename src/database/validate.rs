@@ -8,6 +8,7 @@ use super::adopting::{COUNT_MAX, WINDOW, clean_windows, repeated_windows};
 use super::names::{Names, Table, quoted};
 use super::schema::{SCHEMA_VERSION, newer, version};
 use super::session::Session;
+use crate::config::{Config, OnGap};
 use crate::exit::ExitCode;
 use crate::fault::Failure;
 use postgres::Client;
@@ -31,15 +32,15 @@ impl Finding {
 }
 
 /// What we need of one table.
-struct Needed<'a> {
-    table: &'a Table,
+pub(super) struct Needed<'a> {
+    pub(super) table: &'a Table,
     // Name and type, as in schema.sql.
     columns: &'static [(&'static str, &'static str)],
     // Whether the worker writes into it at all.
     is_written: bool,
     // Whether somebody else may have made it, with columns that hold less.
     is_adoptable: bool,
-    privileges: &'static [&'static str],
+    pub(super) privileges: &'static [&'static str],
 }
 
 /// What the configuration wants beyond the ordinary.
@@ -49,6 +50,13 @@ pub(super) struct Uses {
     pub(super) relays: bool,
     /// What Kafka has deleted is passed over.
     pub(super) records_gaps: bool,
+}
+
+impl Uses {
+    /// What this configuration wants.
+    pub(super) fn of(config: &Config) -> Self {
+        Uses { relays: config.dead_letters.topic.is_some(), records_gaps: config.kafka.on_gap == OnGap::Record }
+    }
 }
 
 /// Columns that tables of before have not, and that `init` adds.
@@ -75,7 +83,7 @@ const DEAD_LETTERS: &[(&str, &str)] = &[
     ("relayed_at", "timestamptz"),
 ];
 
-fn needed(names: &Names, uses: Uses) -> [Needed<'_>; 6] {
+pub(super) fn needed(names: &Names, uses: Uses) -> [Needed<'_>; 6] {
     let (letters_columns, letters_privileges): (_, &[&str]) = match uses.relays {
         true => (DEAD_LETTERS, &["SELECT", "INSERT", "UPDATE"]),
         false => (&DEAD_LETTERS[..DEAD_LETTERS.len() - 1], &["INSERT"]),

@@ -34,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use wire::{SLACK, fault, ours, security, wire, within};
+use wire::{SLACK, as_tried, fault, ours, security, wire, within};
 
 /// One request to the brokers, at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -542,7 +542,8 @@ fn client(config: &KafkaConfig) -> Result<(Runtime, Kafka), SourceFault> {
         // Of certificates that are renewed; a connection that is there goes on with the old ones.
         builder = builder.security(security).tls_reload_interval(config.tls.as_ref().map(|_| TLS_AGE_MAX));
     }
-    let kafka = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()))?;
+    let connected = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()));
+    let kafka = connected.map_err(|fault| as_tried(config, fault))?;
     Ok((runtime, kafka))
 }
 

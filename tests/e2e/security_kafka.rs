@@ -41,7 +41,7 @@ impl Client<'_> {
     }
 
     fn password(&self, invocation: Invocation, mechanism: &str, password: &str) -> Invocation {
-        let file = self.stage.path(&format!("password-{password}"));
+        let file = self.stage.path(password.trim_start_matches("hunter2-"));
         secret_file(&file, password);
         let invocation = invocation.set("kafka.sasl.mechanism", mechanism).set("kafka.sasl.username", USER);
         invocation.set("kafka.sasl.password_file", file.display())
@@ -63,6 +63,9 @@ fn every_way_to_kafka_ends_as_the_documentation_says() {
     broker.produce(&stage.topic, (1..=N_RECORDS).map(quote));
     let client = Client { stage: &stage, broker: &broker, n_pipelines: Default::default(), ca_file: &ours.file };
     let mut matrix = Matrix::new("Kafka");
+    for secret in ["hunter2", "BEGIN PRIVATE KEY", &TOKEN[..30], &EXPIRED_TOKEN[..60]] {
+        matrix.secret(secret);
+    }
     for address in broker.addresses() {
         matrix.word(address, "kafka.example:9093");
     }
@@ -96,7 +99,7 @@ fn every_way_to_kafka_ends_as_the_documentation_says() {
     for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
         let tls = |password| client.password(client.tls("sasl_tls"), mechanism, password);
         matrix.case(&format!("TLS, {mechanism}"), &tls(PASSWORD), 0);
-        matrix.case(&format!("TLS, {mechanism}, wrong password"), &tls("wrong"), 77);
+        matrix.case(&format!("TLS, {mechanism}, wrong password"), &tls("hunter2-wrong"), 77);
     }
     matrix.case("TLS, OAUTHBEARER", &client.token(client.tls("sasl_tls"), TOKEN), 0);
     matrix.case("TLS, OAUTHBEARER, expired token", &client.token(client.tls("sasl_tls"), EXPIRED_TOKEN), 77);
@@ -110,9 +113,8 @@ fn every_way_to_kafka_ends_as_the_documentation_says() {
     matrix.case("a mechanism that the broker doesn't offer", &plain("SCRAM-SHA-512"), 77);
     matrix.case("no SASL to a port with it", &client.plain("sasl_plain"), 69);
     matrix.case("SASL to a port without it", &client.password(client.tls("tls"), "SCRAM-SHA-256", PASSWORD), 77);
-    let public = client.password(client.tls("sasl_tls"), "PLAIN", "public");
-    std::fs::set_permissions(stage.path("password-public"), PermissionsExt::from_mode(0o644))
-        .expect("the file is ours");
+    let public = client.password(client.tls("sasl_tls"), "PLAIN", "hunter2-public");
+    std::fs::set_permissions(stage.path("public"), PermissionsExt::from_mode(0o644)).expect("the file is ours");
     matrix.case("the file with the password is for everybody to read", &public, 78);
     matrix.case("nobody there", &client.tls("tls").set("kafka.brokers", "127.0.0.1:1"), 69);
 

@@ -77,14 +77,14 @@ impl<'s> Roles<'s> {
         Roles { stage, names: BTreeSet::new() }
     }
 
-    /// The worker's command line as a role that is asked for `what`. Its password is `right`.
+    /// The worker's command line as a role that is asked for `what`. Its password is `hunter2-right`.
     fn add(&mut self, what: &str) -> Invocation {
         let (role, schema) = (self.name(what), &self.stage.name);
         let encryption = if what == "md5" { "md5" } else { "scram-sha-256" };
         self.stage.execute(&format!(
             "DO $$ BEGIN CREATE ROLE needs_{what} NOLOGIN; \
              EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$; \
-             SET password_encryption = '{encryption}'; CREATE ROLE {role} LOGIN PASSWORD 'right' IN ROLE needs_{what}; \
+             SET password_encryption = '{encryption}'; CREATE ROLE {role} LOGIN PASSWORD 'hunter2-right' IN ROLE needs_{what}; \
              GRANT USAGE ON SCHEMA {schema} TO {role}; \
              GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO {role}"
         ));
@@ -93,7 +93,7 @@ impl<'s> Roles<'s> {
         self.stage
             .invocation_of_all()
             .env("DATABASE_URL", url)
-            .env("PGPASSWORD", "right")
+            .env("PGPASSWORD", "hunter2-right")
             .set("schema.manage", "validate")
             .set("pipeline", &role)
     }
@@ -124,6 +124,8 @@ fn every_way_to_postgresql_ends_as_the_documentation_says() {
     let (ours, others) = (Authority::new(&stage.path(""), "ca"), Authority::new(&stage.path(""), "other-ca"));
     let address = servers().database_address();
     let mut matrix = Matrix::new("PostgreSQL");
+    matrix.secret("hunter2");
+    matrix.secret("BEGIN PRIVATE KEY");
     for what in ["password", "md5", "cleartext", "certificate", "tls"] {
         matrix.word(roles.name(what), "worker");
     }
@@ -139,7 +141,7 @@ fn every_way_to_postgresql_ends_as_the_documentation_says() {
     // An earlier run of this test may have failed on the same server.
     TlsServer { stage: &stage }.switch_off();
     matrix.case("no TLS, SCRAM", &plain(&scram), 0);
-    matrix.case("no TLS, SCRAM, wrong password", &plain(&scram).env("PGPASSWORD", "wrong"), 77);
+    matrix.case("no TLS, SCRAM, wrong password", &plain(&scram).env("PGPASSWORD", "hunter2-wrong"), 77);
     matrix.case("no TLS, no password", &plain(&scram).env("PGPASSWORD", ""), 77);
     matrix.case("no TLS, and the server asks for the MD5 digest of the password", &plain(&md5), 78);
     matrix.case("no TLS, and the server asks for the password itself", &plain(&cleartext), 78);
@@ -148,10 +150,10 @@ fn every_way_to_postgresql_ends_as_the_documentation_says() {
     let good = ours.issue("good", For::Names(&["localhost", "127.0.0.1"]));
     let server = TlsServer::new(&stage, &good, &ours);
     matrix.case("TLS, SCRAM", &tls(&scram), 0);
-    matrix.case("TLS, SCRAM, wrong password", &tls(&scram).env("PGPASSWORD", "wrong"), 77);
+    matrix.case("TLS, SCRAM, wrong password", &tls(&scram).env("PGPASSWORD", "hunter2-wrong"), 77);
     let password_file = stage.path("password");
-    secret_file(&password_file, "right\n");
-    let by_file = tls(&scram).env("PGPASSWORD", "wrong").set("database.password_file", password_file.display());
+    secret_file(&password_file, "hunter2-right\n");
+    let by_file = tls(&scram).env("PGPASSWORD", "hunter2-wrong").set("database.password_file", password_file.display());
     matrix.case("TLS, SCRAM, the password in a file", &by_file, 0);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(&password_file, mode).expect("the file is ours");

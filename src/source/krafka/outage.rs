@@ -1,7 +1,7 @@
 //! Noticing that the brokers are away, and waking the client when they are back.
 
 use super::KrafkaSource;
-use super::wire::{SLACK, within};
+use super::wire::{SLACK, as_tried, within};
 use crate::record::TopicPartition;
 use crate::source::SourceFault;
 use krafka::admin::DescribeClusterOptions;
@@ -65,7 +65,7 @@ impl KrafkaSource {
 
     pub(super) fn cluster_within(&self, timeout: Duration) -> Result<String, SourceFault> {
         let options = DescribeClusterOptions::default().timeout(timeout);
-        let cluster = self.runtime.block_on(within(timeout, self.admin.describe_cluster(options)))?;
-        Ok(cluster.cluster_id)
+        let described = self.runtime.block_on(within(timeout, self.admin.describe_cluster(options)));
+        described.map(|cluster| cluster.cluster_id).map_err(|fault| as_tried(&self.config, fault))
     }
 }

@@ -8,9 +8,7 @@ use crate::source::fault::Meaning;
 use krafka::auth::{AuthConfig, OAuthBearerToken, TlsConfig};
 use krafka::consumer::TopicPartition as WirePartition;
 use krafka::error::{KrafkaError, ProtocolErrorKind};
-use std::error::Error as _;
 use std::future::Future;
-use std::io;
 use std::time::Duration;
 
 /// What a request may take beyond what it was allowed.
@@ -35,11 +33,10 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn fault(error: KrafkaError) -> SourceFault {
-    if let Some(refusal) = tls_refusal(&error) {
-        return match refusal {
-            Refusal::ByUs(why) => SourceFault::Config(why),
-            Refusal::ByServer(why) => SourceFault::Denied(why),
-        };
+    match Refusal::of(&error, "kafka.tls") {
+        Some(Refusal::ByUs(why)) => return SourceFault::Config(why),
+        Some(Refusal::ByServer(why)) => return SourceFault::Denied(why),
+        None => {}
     }
     match error {
         KrafkaError::Auth { .. } => SourceFault::Denied(error.to_string()),
@@ -58,14 +55,12 @@ pub(super) fn fault(error: KrafkaError) -> SourceFault {
     }
 }
 
-/// Behind one error or another, what TLS itself has said.
-fn tls_refusal(error: &KrafkaError) -> Option<Refusal> {
-    let io = match error {
-        KrafkaError::Network(io) => &**io,
-        KrafkaError::Auth { source: Some(source), .. } => source.source()?.downcast_ref::<io::Error>()?,
-        _ => return None,
-    };
-    Refusal::of(io, "kafka.tls")
+/// As it was tried: where one side speaks TLS or SASL and the other does not, neither can say so.
+pub(super) fn as_tried(config: &KafkaConfig, fault: SourceFault) -> SourceFault {
+    let SourceFault::Away(message) = fault else { return fault };
+    let with = |is_on: bool| if is_on { "with" } else { "without" };
+    let (tls, sasl) = (with(config.tls.is_some()), with(config.sasl.is_some()));
+    SourceFault::Away(format!("{message}; tried {tls} TLS (kafka.tls) and {sasl} SASL (kafka.sasl)"))
 }
 
 pub(super) fn security(config: &KafkaConfig) -> Result<Option<AuthConfig>, SourceFault> {

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 /// The one user that the broker knows, and its password.
 pub const USER: &str = "worker";
 /// Its password.
-pub const PASSWORD: &str = "right";
+pub const PASSWORD: &str = "hunter2-right";
 
 /// A listener, as the broker's properties name it, and the protocol that it speaks.
 const LISTENERS: [(&str, &str); 6] = [
