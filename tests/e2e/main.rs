@@ -31,6 +31,7 @@ mod security_kafka;
 mod security_names;
 mod security_postgres;
 mod security_roles;
+mod security_rotation;
 mod security_secrets;
 mod selfcheck;
 mod shapes;

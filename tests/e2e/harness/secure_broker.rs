@@ -55,12 +55,17 @@ impl SecureBroker {
         broker.addresses.push(("plain", plain.expect("the broker is up").to_owned()));
         // Kafka takes one mechanism of a user at a time.
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
-            let tool = ["kafka-tool", "kafka.admin.ConfigCommand", "--bootstrap-server", broker.address("plain")];
-            let credential = format!("{mechanism}=[password={PASSWORD}]");
-            let add = ["--alter", "--entity-type", "users", "--entity-name", USER, "--add-config", &credential];
-            broker.service(&[&tool[..], &add].concat(), &[]);
+            broker.set_password(mechanism, PASSWORD);
         }
         broker
+    }
+
+    /// Gives the user another password.
+    pub fn set_password(&self, mechanism: &str, password: &str) {
+        let tool = ["kafka-tool", "kafka.admin.ConfigCommand", "--bootstrap-server", self.address("plain")];
+        let credential = format!("{mechanism}=[password={password}]");
+        let add = ["--alter", "--entity-type", "users", "--entity-name", USER, "--add-config", &credential];
+        self.service(&[&tool[..], &add].concat(), &[]);
     }
 
     /// Where a listener is.
