@@ -15,6 +15,7 @@ use postgres::config::{ChannelBinding, Host, LoadBalanceHosts, SslMode, SslNegot
 use postgres::{Client, Config, NoTls, SimpleQueryMessage};
 use r2d2::ManageConnection;
 use r2d2_postgres::PostgresConnectionManager;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -193,7 +194,14 @@ impl Connector {
         };
         let mut client = client.map_err(|error| refused(failure(&doing, &error)))?;
         deadline.set(limit);
-        let settled = settle(&mut client).map_err(|error| refused(failure(&doing, &error)));
+        let settled = match settle(&mut client, &self.settings) {
+            Ok(None) => Ok(()),
+            Ok(Some(difference)) => Err(unusable(&format!(
+                "{doing}: the session is not as it was asked for ({difference}): a connection pooler in between drops its \
+                 settings; connect to PostgreSQL itself"
+            ))),
+            Err(error) => Err(refused(failure(&doing, &error))),
+        };
         deadline.clear();
         let cancel = dialer.map(|dialer| Dialer { deadline: Deadline::default(), limit: CANCEL_MAX, ..dialer });
         // Made even if it is of no use: its destructor hands the client to the reaper.
@@ -224,14 +232,30 @@ impl Connector {
     }
 }
 
-/// Sets what older servers don't know.
-fn settle(client: &mut Client) -> Result<(), postgres::Error> {
-    let answer = client.simple_query("SHOW server_version_num")?;
-    let version = answer.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-        _ => None,
-    });
-    let version: i32 = version.unwrap_or(0);
+/// Sets what older servers don't know, and tells which setting of [`options`] has not arrived: a pooler in between may
+/// have dropped them all.
+fn settle(client: &mut Client, settings: &config::Database) -> Result<Option<String>, postgres::Error> {
+    const SQL: &str = "SELECT name, setting FROM pg_catalog.pg_settings \
+         WHERE name IN ('server_version_num', 'lock_timeout', 'statement_timeout', 'search_path')";
+    let mut found = BTreeMap::new();
+    for message in client.simple_query(SQL)? {
+        if let SimpleQueryMessage::Row(row) = message {
+            found.insert(row.get(0).unwrap_or_default().to_owned(), row.get(1).unwrap_or_default().to_owned());
+        }
+    }
+    let asked_for = [
+        // The lock rule is built on this one.
+        ("lock_timeout", settings.lock_timeout.as_millis().to_string()),
+        ("statement_timeout", settings.statement_timeout.as_millis().to_string()),
+        ("search_path", "pg_catalog".to_owned()),
+    ];
+    for (name, asked_for) in asked_for {
+        let found = found.get(name).map_or("unknown", String::as_str);
+        if found != asked_for {
+            return Ok(Some(format!("{name} is {found:?} and not {asked_for:?}")));
+        }
+    }
+    let version: i32 = found.get("server_version_num").and_then(|number| number.parse().ok()).unwrap_or(0);
     if version >= 140_000
         && let Err(error) = client.simple_query("SET client_connection_check_interval = '5s'")
         // Some operating systems can't do it, and say so with an invalid value.
@@ -239,7 +263,7 @@ fn settle(client: &mut Client) -> Result<(), postgres::Error> {
     {
         return Err(error);
     }
-    Ok(())
+    Ok(None)
 }
 
 /// No row is at fault for a refused connection: a setting of the role or of the URL is.

@@ -159,3 +159,84 @@ fn the_command_lines_are_understood() {
     }
     assert!(n >= 5, "{n} command lines");
 }
+
+/// One in front of the server, which drops what it is told to ignore.
+struct PgBouncer {
+    process: std::process::Child,
+    url: String,
+}
+
+impl PgBouncer {
+    /// As the servers' own user.
+    fn start(stage: &Stage, mode: &str, ignored: &str) -> PgBouncer {
+        let server: postgres::Config =
+            crate::harness::servers().database_url.parse().expect("the servers' url is right");
+        PgBouncer::start_as(stage, mode, ignored, server.get_user().expect("a user"))
+    }
+
+    fn start_as(stage: &Stage, mode: &str, ignored: &str, user: &str) -> PgBouncer {
+        let server: postgres::Config =
+            crate::harness::servers().database_url.parse().expect("the servers' url is right");
+        let (server_port, port) = (server.get_ports()[0], free_port());
+        let name = server.get_dbname().expect("a database");
+        let directory = std::env::temp_dir().join(format!("stock-db-writer-{}", stage.name));
+        let settings = directory.join(format!("pgbouncer-{port}.ini"));
+        let text = format!(
+            "[databases]\n{name} = host=127.0.0.1 port={server_port} user={user} dbname={name}\n[pgbouncer]\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n\
+             ignore_startup_parameters = {ignored}\n"
+        );
+        std::fs::write(&settings, text).expect("the test's directory can be written");
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+        let mut command = Command::new("pgbouncer");
+        // It refuses to run as root.
+        command.args(if is_root { &["-u", "nobody"][..] } else { &[] }).arg(&settings);
+        let process = command.stderr(std::process::Stdio::null()).spawn().expect("pgbouncer can be started");
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        eventually("pgbouncer listens", LIMIT, || std::net::TcpStream::connect(address).is_ok());
+        PgBouncer { process, url: format!("postgresql://{user}@127.0.0.1:{port}/{name}") }
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+#[test]
+fn a_pooler_that_drops_the_sessions_settings_is_refused() {
+    let stage = Stage::new("operate_pooler", 1);
+    for mode in ["transaction", "session"] {
+        let pooler = PgBouncer::start(&stage, mode, "options");
+        let output =
+            stage.invocation().env("DATABASE_URL", &pooler.url).output(&["run", "--until-end"]).expect_code(78);
+        let said = "lock_timeout is \"0\" and not \"2000\"): a connection pooler in between drops its settings";
+        assert!(output.cause().contains(said), "{mode}: {}", output.cause());
+    }
+    let pooler = PgBouncer::start(&stage, "session", "");
+    let said = stage.invocation().env("DATABASE_URL", &pooler.url).output(&["check"]).expect_code(69).said();
+    assert!(said.contains("unsupported startup parameter: options (SQLSTATE 08P01)"), "{said}");
+}
+
+#[test]
+fn a_pooler_that_keeps_sessions_can_be_used_where_the_settings_come_from_the_role() {
+    let stage = Stage::new("operate_sessions", 2);
+    let role = &stage.name;
+    stage.execute(&format!("CREATE ROLE {role} SUPERUSER LOGIN"));
+    let settings =
+        others("sql").into_iter().find(|sql| sql.contains("ALTER ROLE writer SET")).expect("the block is there");
+    stage.execute(&settings.replace("ALTER ROLE writer ", &format!("ALTER ROLE {role} ")));
+    let pooler = PgBouncer::start_as(&stage, "session", "options", role);
+    stage.produce(20_000);
+    stage.invocation().env("DATABASE_URL", &pooler.url).output(&["run", "--until-end"]).expect_code(0);
+    stage.assert_exactly_once();
+    drop(pooler);
+    stage.execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}"));
+}
