@@ -4,6 +4,7 @@
 //! that the number of series is bounded by topics, partitions and the words of this program.
 
 use crate::record::TopicPartition;
+use crate::row::{Class, Skip};
 use crate::work::Work;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -21,6 +22,24 @@ const TRANSACTION_BUCKETS: &[f64] =
 /// Seconds from a record's time to its commit: from less than `batch.linger_ms` to a long outage.
 const LATENCY_BUCKETS: &[f64] =
     &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 86_400.0];
+
+/// Why transactions are tried again: by a fault, or because the writer was called back, had held its locks for too long,
+/// or a COMMIT turned out not to have been applied.
+const RETRIED: &[&str] = &[
+    "connection",
+    "transaction",
+    "lock",
+    "statement",
+    "wrong-node",
+    "resource",
+    "record",
+    "unique-key",
+    "schema",
+    "permission",
+    "called-back",
+    "held-too-long",
+    "not-applied",
+];
 
 /// How an in-doubt COMMIT was resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,8 +195,14 @@ impl Metrics {
         for outcome in [InDoubt::Applied, InDoubt::NotApplied, InDoubt::Discarded] {
             made.in_doubt.with_label_values(&[outcome.as_str()]);
         }
-        for class in crate::row::Class::ALL {
+        for class in Class::ALL {
             made.dead_letters.with_label_values(&[class.as_str()]);
+        }
+        for reason in Skip::ALL {
+            made.skipped.with_label_values(&[reason.as_str()]);
+        }
+        for class in RETRIED {
+            made.retries.with_label_values(&[class]);
         }
         made
     }

@@ -148,6 +148,10 @@ pub enum Skip {
 }
 
 impl Skip {
+    /// All of them.
+    pub const ALL: [Skip; 6] =
+        [Skip::Tombstone, Skip::Heartbeat, Skip::Status, Skip::Notice, Skip::Empty, Skip::NotAPrice];
+
     /// The name in metrics and `--json`.
     pub fn as_str(self) -> &'static str {
         match self {

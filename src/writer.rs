@@ -28,6 +28,8 @@ const PIECES_MAX: usize = 1 << 16;
 const TRIES_QUIET: u32 = 10;
 /// How often a writer looks whether the pipeline's lock has been confirmed.
 const LOCK_LOOK: Duration = Duration::from_millis(50);
+/// How often a writer that waits out an outage looks whether it is over.
+const OUTAGE_LOOK: Duration = Duration::from_millis(500);
 /// Pause between tries after a fault that an operator has to mend.
 const OPERATOR_PAUSE: Duration = Duration::from_secs(5);
 
@@ -390,10 +392,26 @@ impl<'a> Attempt<'a> {
             }
             Fault::DatabaseGone | Fault::Bug | Fault::Corruption | Fault::Unlisted => return Err(stop(&failure)),
         };
-        if shared.lane.sleep(self.seq, pause) {
+        if self.is_cancelled_within(pause) {
             return Ok(self.discarded(Discard::Cancelled));
         }
         Ok(Next::Again(why))
+    }
+
+    /// Waits before the next attempt; `true` if the batch was cancelled meanwhile. Once somebody else has seen the
+    /// database come back there is nothing to wait for.
+    fn is_cancelled_within(&self, pause: Duration) -> bool {
+        let shared = self.shared;
+        let (until, was_away) = (Instant::now() + pause, shared.database.is_away());
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if shared.lane.sleep(self.seq, left.min(OUTAGE_LOOK)) {
+                return true;
+            }
+            if left <= OUTAGE_LOOK || (was_away && !shared.database.is_away()) {
+                return false;
+            }
+        }
     }
 
     /// Ends what is tried too often or for too long.

@@ -33,7 +33,8 @@ await() { # SECONDS WHAT COMMAND...
 follow() { # FILE
     local line
     while read -r line; do
-        line=$(sed 's/  *#.*//' <<<"$line")
+        # Two spaces begin a comment.
+        line=${line%%  *#*}
         say "\$ $line"
         bash -ec "$line" <<<"$WRITER_PASSWORD" || die 1 "wrong: $1: this command failed: $line"
     done < <(sed -n '/^[^#]/q; s/^#     \([a-z].*\)$/\1/p' "$1" | grep -v '^[0-9]')

@@ -146,6 +146,23 @@ fn an_outage_of_any_length_ends_with_the_batch_written_once() {
 }
 
 #[test]
+fn a_writer_goes_on_when_somebody_else_has_seen_the_database_come_back() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let shared = Shared { retry: Retry { initial: HOUR, max: HOUR, ..shared().retry }, ..shared() };
+    let mut sink = Scripted { stages: [lost()].into(), ..Scripted::default() };
+    let settlement = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_with(&shared, &mut sink));
+        while !shared.database.is_away() && !writer.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        shared.database.back();
+        writer.join().expect("no panic")
+    });
+    assert!(matches!(settlement, Ok(Settlement::Durable(_))));
+    assert_eq!(sink.calls, ["stage", "disconnect", "stage", "advance", "commit"]);
+}
+
+#[test]
 fn a_commit_in_doubt_that_was_applied_is_not_written_again() {
     let commits = [CommitFailure::InDoubt(lost())].into();
     let sink = Scripted { commits, truths: [Ok((12, 3, "me"))].into(), ..Scripted::default() };
