@@ -74,7 +74,8 @@ impl Matrix {
     #[track_caller]
     pub fn assert_documented(self) {
         assert!(self.wrong.is_empty(), "{} cases are wrong:\n{}", self.wrong.len(), self.wrong.join("\n"));
-        let docs = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/security.md")).expect("it is there");
+        let docs =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/security.md")).expect("it is there");
         let section = docs.split(&format!("\n### {}\n", self.heading)).nth(1).unwrap_or_default();
         let section = section.split("\n#").next().unwrap_or_default();
         let documented: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
