@@ -38,6 +38,9 @@ const RELAY_MAX: Duration = Duration::from_secs(30);
 /// After an error, the consumer has left its group by then.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
+/// A second signal that comes so soon is the first one's echo.
+const ECHO_MAX: Duration = Duration::from_millis(300);
+
 /// Between two looks at how the run gets on.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -129,7 +132,7 @@ impl Supervisor<'_> {
 
     fn supervise(&mut self, shutdown: &Shutdown, ends_rx: &Receiver<End>) -> Result<After, Stop> {
         let mut deadline = never();
-        let mut starts_over = false;
+        let (mut starts_over, mut asked_at) = (false, None);
         let ticks = if self.progress.is_some() { tick(PROGRESS_INTERVAL) } else { never() };
         let bounded = self.request.bounded;
         let stopped = || match bounded {
@@ -163,6 +166,8 @@ impl Supervisor<'_> {
                             shutdown.trigger();
                         }
                     }
+                    // timeout(1) signals a process, and then its group.
+                    _ if asked_at.is_some_and(|at: Instant| at.elapsed() < ECHO_MAX) => {}
                     signal if shutdown.is_triggered() && !starts_over => {
                         let code = if signal == SIGINT { ExitCode::Interrupted } else { ExitCode::Terminated };
                         let message = "second signal, ending at once; what was not committed is read again";
@@ -171,6 +176,7 @@ impl Supervisor<'_> {
                     _ => {
                         log::info!("stopping: finishing what is open; a second signal ends at once");
                         starts_over = false;
+                        asked_at = Some(Instant::now());
                         shutdown.trigger();
                         deadline = after(STOP_MAX);
                     }

@@ -339,6 +339,18 @@ fn sigterm_ends_with_0_while_the_database_is_silent() {
     sigterm_without_a_database("term_silent", Proxy::mute);
 }
 
+/// As timeout(1) does it: it signals the process, and then the process's group.
+#[test]
+fn a_signal_that_comes_twice_is_one() {
+    let stage = Stage::new("echo", 1);
+    stage.produce(100);
+    let worker = stage.invocation().start(&["run"]);
+    stage.wait_until_drained(LIMIT);
+    worker.signal("TERM");
+    worker.signal("TERM");
+    worker.output(LIMIT).expect_code(0);
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     for (signal, code) in [("TERM", 143), ("INT", 130)] {
@@ -352,7 +364,8 @@ fn a_second_signal_ends_at_once() {
         proxy.mute();
         thread::sleep(Duration::from_secs(1));
         worker.signal(signal);
-        thread::sleep(Duration::from_millis(700));
+        // Not so soon that it is taken for an echo; the worker would wait for six seconds.
+        thread::sleep(Duration::from_secs(2));
         worker.signal(signal);
         worker.output(LIMIT).expect_code(code);
         feeder.stop();
