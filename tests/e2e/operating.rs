@@ -228,8 +228,12 @@ fn completions_need_neither_configuration_nor_servers() {
 #[test]
 fn check_writes_rows_and_leaves_none() {
     let stage = Stage::new("rehearsal", 1);
+    // Into tables that are not there nothing can be written, and it doesn't say so.
+    let without = stage.invocation().output(&["check"]).expect_code(0).stdout;
+    assert!(without.contains("ok: ") && !without.contains("rolled back"), "{without}");
     stage.invocation().output(&["init"]).expect_code(0);
-    stage.invocation().output(&["check"]).expect_code(0);
+    let with = stage.invocation().output(&["check"]).expect_code(0).stdout;
+    assert!(with.contains("rows written and rolled back"), "{with}");
     for table in ["stock_prices", "stock_metrics", "writer_dead_letters"] {
         assert_eq!(stage.number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
     }
