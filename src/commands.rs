@@ -61,7 +61,12 @@ pub fn health(config: &Config, live: bool) -> Result<(), Stop> {
         return Err(Stop::new(ExitCode::Config, message));
     };
     // What listens everywhere listens on loopback, too.
-    let address = address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:");
+    let port = |everywhere| address.strip_prefix(everywhere);
+    let address = match (port("0.0.0.0:"), port("[::]:")) {
+        (Some(port), _) => format!("127.0.0.1:{port}"),
+        (_, Some(port)) => format!("[::1]:{port}"),
+        _ => address.clone(),
+    };
     let url = format!("http://{address}/health/{}", if live { "live" } else { "ready" });
     let agent = ureq::Agent::config_builder()
         .timeout_global(Some(PROBE_MAX))

@@ -22,8 +22,10 @@ use tokio::sync::Semaphore;
 
 /// Clients at a time; others wait until one of them has gone.
 const CLIENTS_MAX: usize = 32;
-/// A client may take so long for its request and for reading the answer.
+/// A client may take so long for all of its request, and for reading the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(10);
+/// A client may take so long for the head of its request.
+const HEAD_MAX: Duration = Duration::from_secs(1);
 /// An address that is taken is tried again: the process that has it may be about to end.
 const LISTEN_PAUSE: Duration = Duration::from_secs(5);
 /// What Prometheus' text format calls itself.
@@ -125,7 +127,7 @@ async fn answer(client: TcpStream, shown: Shown) {
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(CLIENT_MAX).keep_alive(false);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(false);
     let served = tokio::time::timeout(CLIENT_MAX, http.serve_connection(TokioIo::new(client), respond)).await;
     match served {
         Ok(Ok(())) => {}

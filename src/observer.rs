@@ -6,7 +6,7 @@ use crate::capacity::Capacity;
 use crate::config::Kafka;
 use crate::database::Database;
 use crate::metrics::{Ids, Lag, Metrics, Totals};
-use crate::record::TopicPartition;
+use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
 use crate::source::{self, Source, SourceFault};
 use crate::vitals::{Position, Vitals};
@@ -32,8 +32,8 @@ pub struct Observer {
     // The ends of a bounded run are known: its lag is not ours to tell.
     is_bounded: bool,
     lags: BTreeMap<TopicPartition, Lag>,
-    // Since when records wait of which none has been read.
-    unread_since: BTreeMap<TopicPartition, Instant>,
+    // Since when records wait of which none has been read, and where the partition stood then.
+    unread_since: BTreeMap<TopicPartition, (NextOffset, Instant)>,
     asked_ids_at: Option<Instant>,
     summed_up: (Instant, Totals),
 }
@@ -68,6 +68,8 @@ impl Observer {
                 self.sum_up();
             }
         }
+        // The next one to look knows nothing of what this one has shown.
+        self.metrics.set_lags(&BTreeMap::new(), &self.lags.keys().cloned().collect());
         if let Some(source) = &mut self.source {
             source.close();
         }
@@ -122,7 +124,15 @@ impl Observer {
         match position.oldest_ms {
             _ if records == 0 => 0.0,
             Some(oldest_ms) => (now_ms - oldest_ms).max(0) as f64 / 1e3,
-            None => self.unread_since.entry(partition.clone()).or_insert_with(Instant::now).elapsed().as_secs_f64(),
+            None => {
+                let now = (position.next, Instant::now());
+                let since = self.unread_since.entry(partition.clone()).or_insert(now);
+                // What waited then has been written.
+                if since.0 != position.next {
+                    *since = now;
+                }
+                since.1.elapsed().as_secs_f64()
+            }
         }
     }
 

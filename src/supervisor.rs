@@ -113,6 +113,8 @@ impl Supervisor<'_> {
         let outage_max = startup::outage_max(self.config, self.request.bounded);
         let shared = Shared::new(self.config, startup::owner_name(), Outage::new("database", outage_max));
         let Shown { metrics, vitals, database } = self.shown.clone();
+        metrics.kafka_up.set(0);
+        vitals.set_positions(BTreeMap::new());
         Shared { metrics, vitals, database, ..shared }
     }
 

@@ -373,6 +373,7 @@ impl Flow {
             }
             let Some(Standing { next, epoch, owner, .. }) = truths.get(partition) else {
                 log::warn!(partition:%, next_offset = "none", was_offset = then.1.0, why = "its row is gone"; "rewind");
+                self.shared.metrics.rewinds.inc();
                 moved = true;
                 continue;
             };
@@ -380,9 +381,11 @@ impl Flow {
                 let owner = owner.as_deref().unwrap_or("nobody");
                 let why = "it was claimed or moved while nothing came";
                 log::warn!(partition:%, owner, epoch = epoch.0, why; "fenced");
+                self.shared.metrics.fenced.inc();
                 fenced.push(partition.clone());
             } else if (*epoch, *next) != *then {
                 log::warn!(partition:%, next_offset = next.0, was_offset = then.1.0; "rewind");
+                self.shared.metrics.rewinds.inc();
                 moved = true;
             }
         }
