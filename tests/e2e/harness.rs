@@ -5,10 +5,12 @@
 //! compares what is in the tables with what it sent. Nothing here knows the worker's code; names of settings, tables and
 //! log lines are all it relies on.
 
+pub mod audit;
 pub mod broker;
 pub mod certificates;
 pub mod checker;
 pub mod corpus;
+pub mod ledger;
 pub mod matrix;
 pub mod producer;
 pub mod proxy;

@@ -4,6 +4,7 @@
 //! fails. STOCK_DB_WRITER_TEST_SIZE=long selects the full sizes.
 
 mod adopting;
+mod audit;
 mod backlog;
 mod bare;
 mod brake;

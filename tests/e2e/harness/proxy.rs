@@ -122,9 +122,14 @@ impl Proxy {
         Proxy { address, shared }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The database's URL through the proxy.
     pub fn url(&self) -> String {
-        servers().database_url_at(&self.address)
+        servers().database_url_at(self.address())
     }
 
     /// Plans a fault for the next COMMIT of rows that has none yet.
