@@ -1,6 +1,6 @@
 //! What a run has done and seen, and what may be in no log.
 
-use crate::harness::ledger::CANARY;
+use crate::harness::producer::CANARY;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

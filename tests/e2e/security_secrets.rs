@@ -2,6 +2,7 @@
 
 use crate::harness::certificates::secret_file;
 use crate::harness::matrix::EVERYTHING;
+use crate::harness::producer::{CANARY, Kcat};
 use crate::harness::{Invocation, Stage, servers};
 
 /// In every secret of these tests.
@@ -92,5 +93,30 @@ fn no_complaint_about_a_configuration_quotes_it() {
         file("[database]\npasswort = \"hunter2\""),
     ] {
         assert_eq!(assert_kept(&invocation, &["check"]), 78);
+    }
+}
+
+/// As much as can be logged, of rows and dead letters on all their ways. That every other log is clean, each worker of these
+/// tests sees to when it has ended.
+#[test]
+fn no_log_holds_what_was_in_a_record() {
+    let stage = Stage::new("canary", 2);
+    let invocation = stage.invocation().env("RUST_LOG", EVERYTHING).set("dead_letters.ratio_max", 1);
+    invocation.output(&["init"]).expect_code(0);
+    stage.execute("ALTER TABLE stock_prices ADD CONSTRAINT refused CHECK (symbol <> 'K7')");
+    stage.produce(1_000);
+    let mut kcat = Kcat::start(&stage.topic, Some(0), "none");
+    for value in
+        [format!("{{\"{CANARY}\":"), format!("{{\"symbol\":\"{CANARY}\",\"price\":\"{CANARY}\"}}"), CANARY.into()]
+    {
+        kcat.line(CANARY, value.as_bytes());
+    }
+    kcat.finish();
+    let run = invocation.output(&["run", "--until-end"]).expect_code(0);
+    assert!(run.stderr.lines().count() > 100, "that is not all that could be logged");
+    assert_eq!(stage.number("SELECT count(*) FROM writer_dead_letters"), 5);
+    for arguments in [&["dead-letters", "redrive"][..], &["dead-letters", "list"], &["explain", "--from-kafka", "3"]] {
+        let output = invocation.output(arguments);
+        assert!(!output.stderr.contains(CANARY), "{arguments:?}: {}", output.stderr);
     }
 }

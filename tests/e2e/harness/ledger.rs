@@ -5,7 +5,7 @@
 //! keeps the order: the n-th acknowledgement is for the n-th record. What a record must become is [`Record::fate`];
 //! whether it has is asked by [`super::audit`].
 
-use super::producer::FIRST_TIME;
+use super::producer::{CANARY, FIRST_TIME};
 use super::servers::servers;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -15,8 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// A word that is in every value, and may be in no log.
-pub const CANARY: &str = "c4nary";
 /// Prices of partition 0 begin here, those of partition 1 at twice this; their numbers follow.
 pub const PARTITION_STRIDE: i64 = 1_000_000_000;
 /// So many records in a row are of one window.

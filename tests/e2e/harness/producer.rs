@@ -26,6 +26,9 @@ fn codecs_of(topic: &str) -> &'static [&'static str] {
 /// The time of record 0, in epoch seconds.
 pub const FIRST_TIME: i64 = 1_700_000_000;
 
+/// A word that is in every value, and may be in no log.
+pub const CANARY: &str = "c4nary";
+
 /// The symbol of a number, which is also the record's key.
 pub fn symbol(id: i64) -> String {
     format!("K{}", id % 500)
@@ -35,7 +38,7 @@ pub fn symbol(id: i64) -> String {
 pub fn quote(id: i64) -> String {
     let (volume, time) = (id * 2, FIRST_TIME + id);
     format!(
-        r#"{{"symbol":"{}","price":{id},"volume":{volume},"timestamp":{time},"fetch_timestamp":{time}}}"#,
+        r#"{{"symbol":"{}","price":{id},"volume":{volume},"timestamp":{time},"fetch_timestamp":{time},"note":"{CANARY}"}}"#,
         symbol(id)
     )
 }

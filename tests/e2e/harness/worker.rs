@@ -1,6 +1,7 @@
 //! The real binary as a child process: started with settings, watched by its log, frozen and killed by its own pid.
 
 use super::eventually_some;
+use super::producer::CANARY;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -310,8 +311,8 @@ impl Drop for Worker {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        let log = self.log();
         if thread::panicking() {
-            let log = self.log();
             eprintln!(
                 "--- stderr of the worker (pid {}, {}): the last of {} lines",
                 self.pid(),
@@ -322,6 +323,8 @@ impl Drop for Worker {
                 eprintln!("{line}");
             }
             eprintln!("--- end of stderr, exit {:?}", self.exit);
+        } else if let Some(line) = log.iter().find(|line| line.contains(CANARY)) {
+            panic!("a log holds what was in a record ({}): {line}", self.arguments);
         }
     }
 }
