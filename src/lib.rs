@@ -15,6 +15,7 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod outage;
 pub mod pipeline_lock;
+pub mod quiet;
 pub mod record;
 pub mod row;
 pub mod shutdown;

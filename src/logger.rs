@@ -1,14 +1,17 @@
 //! Log lines on stderr: text for people or JSON for machines. Their level is the configuration's, or `RUST_LOG`'s.
 
 pub mod line;
+mod repeats;
 
 use crate::config::{Log, LogFormat};
 use crate::progress;
 use chrono::{SecondsFormat, Utc};
 use env_logger::{Builder, Logger, Target};
 use log::{Metadata, Record};
+use repeats::Repeats;
 use std::io::Write;
 use std::sync::{OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 /// What is logged whatever the level. The Kafka clients log every poll at info and repeat every failure at warn; what
 /// matters of it the source says itself, once.
@@ -16,6 +19,9 @@ const QUIET: &str = "krafka=off,kafka=off,tracing=off,rustls=warn,r2d2=off,hyper
 
 /// The one logger of the process, which can be replaced by one of another level.
 static LOGGER: OnceLock<Replaceable> = OnceLock::new();
+
+/// What was said by whichever logger.
+static REPEATS: Repeats = Repeats::new();
 
 struct Replaceable(RwLock<Logger>);
 
@@ -57,12 +63,17 @@ fn build(log: Log) -> Logger {
     builder.parse_filters(&filter);
     builder.target(Target::Pipe(Box::new(progress::AboveBars)));
     builder.format(move |out, record| {
+        let Some(left_out) = REPEATS.admit(record, Instant::now()) else { return Ok(()) };
         let time = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("-");
         match log.format {
-            LogFormat::Text => writeln!(out, "{time} {:<5} {thread} {}", record.level(), line::text(record)),
-            LogFormat::Json => writeln!(out, "{}", line::json(record, &time, thread)),
+            LogFormat::Text => {
+                let text = line::text(record);
+                let left_out = if left_out > 0 { format!(" (and {left_out} like it before)") } else { String::new() };
+                writeln!(out, "{time} {:<5} {thread} {text}{left_out}", record.level())
+            }
+            LogFormat::Json => writeln!(out, "{}", line::json(record, &time, thread, left_out)),
         }
     });
     builder.build()

@@ -1,9 +1,11 @@
-//! A server that stays away: said once when it goes, once when it is back, and an end to the patience.
+//! A server that stays away: said once when it goes, once when it is back, and an end to the patience. One that comes and
+//! goes all the time is said once in a while.
 //!
 //! Shared by all threads that speak to the server, so that a restart is two log lines and not two for each thread.
 
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
+use crate::quiet::Said;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +19,15 @@ pub struct Outage {
     // `None`: for ever.
     limit: Option<Duration>,
     away: AtomicBool,
-    current: Mutex<Option<Current>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    // Of all outages: a server that comes and goes is spoken of once in a while.
+    unreachable: Said,
+    unusable: Said,
 }
 
 /// One outage. It may begin as one thing and go on as another; each is said once.
@@ -40,7 +50,7 @@ enum Kind {
 impl Outage {
     /// A server that is there. After `limit` of absence [`away`](Self::away) says to stop; `None`: never.
     pub fn new(what: &'static str, limit: Option<Duration>) -> Self {
-        Outage { what, limit, away: AtomicBool::new(false), current: Mutex::new(None) }
+        Outage { what, limit, away: AtomicBool::new(false), state: Mutex::default() }
     }
 
     /// Whether the last attempt has failed.
@@ -68,19 +78,19 @@ impl Outage {
 
     fn note(&self, kind: Kind, why: &dyn Display) -> Result<(), Stop> {
         let what = self.what;
-        let mut current = self.lock();
+        let now = Instant::now();
+        let mut state = self.lock();
+        let State { current, unreachable, unusable } = &mut *state;
         let is_new = current.is_none();
-        let current = current.get_or_insert_with(|| Current {
-            since: Instant::now(),
-            said_unreachable: false,
-            said_unusable: false,
-        });
+        let current =
+            current.get_or_insert_with(|| Current { since: now, said_unreachable: false, said_unusable: false });
         self.away.store(true, Ordering::Release);
-        let (said, words) = match kind {
-            Kind::Unreachable => (&mut current.said_unreachable, "unreachable"),
-            Kind::Unusable => (&mut current.said_unusable, "answers, but can't be used"),
+        let (is_said, said, words) = match kind {
+            Kind::Unreachable => (&mut current.said_unreachable, unreachable, "unreachable"),
+            Kind::Unusable => (&mut current.said_unusable, unusable, "answers, but can't be used"),
         };
-        if !std::mem::replace(said, true) {
+        if !*is_said && said.may(now) {
+            *is_said = true;
             log::warn!("{what} {words}, retrying: {why}");
         }
         match self.limit {
@@ -99,16 +109,18 @@ impl Outage {
     /// Notes a success.
     pub fn back(&self) {
         if self.away.load(Ordering::Acquire)
-            && let Some(Current { since, said_unreachable, .. }) = self.lock().take()
+            && let Some(Current { since, said_unreachable, said_unusable }) = self.lock().current.take()
         {
             self.away.store(false, Ordering::Release);
             let words = if said_unreachable { "reachable again" } else { "can be used again" };
-            log::info!(after_s = since.elapsed().as_secs(); "{} {words}", self.what);
+            if said_unreachable || said_unusable {
+                log::info!(after_s = since.elapsed().as_secs(); "{} {words}", self.what);
+            }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Current>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

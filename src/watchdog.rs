@@ -22,9 +22,7 @@ pub fn run(heartbeats: &[Arc<Heartbeat>], soft: Duration, hard: Duration, shutdo
             }
             let (doing, since) = heartbeat.state();
             if doing != Doing::Waiting && since > hard {
-                for heartbeat in heartbeats {
-                    log::error!("{heartbeat:?}");
-                }
+                log::error!("{heartbeats:?}");
                 let message = format!(
                     "{}: the database has not answered for {} s; start again, nothing is lost",
                     heartbeat.name,

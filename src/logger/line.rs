@@ -29,8 +29,8 @@ pub fn text(record: &Record<'_>) -> String {
     text
 }
 
-/// One object: `time`, `level`, `thread`, `message`, and the fields.
-pub fn json(record: &Record<'_>, time: &str, thread: &str) -> String {
+/// One object: `time`, `level`, `thread`, `message`, and the fields; how many lines like it were left out, if any.
+pub fn json(record: &Record<'_>, time: &str, thread: &str, left_out: u64) -> String {
     let mut fields = Fields::default();
     // The visitor takes every field.
     let _ = record.key_values().visit(&mut fields);
@@ -39,6 +39,9 @@ pub fn json(record: &Record<'_>, time: &str, thread: &str) -> String {
     for (key, value) in [("time", time), ("level", record.level().as_str()), ("thread", thread), ("message", &message)]
     {
         object.insert(key.to_owned(), value.into());
+    }
+    if left_out > 0 {
+        object.insert("left_out".to_owned(), left_out.into());
     }
     serde_json::Value::Object(object).to_string()
 }
@@ -87,7 +90,7 @@ mod tests {
     #[test]
     fn json_has_numbers_as_numbers() {
         let fields = [("epoch", Value::from(3)), ("lag_s", Value::from(1.5)), ("topics", Value::from_debug(&["a"]))];
-        let line = json(&record(format_args!("a \"b\""), &fields), "2024-01-02T15:04:05Z", "main");
+        let line = json(&record(format_args!("a \"b\""), &fields), "2024-01-02T15:04:05Z", "main", 0);
         let object: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
         assert_eq!(object["message"], "a \"b\"");
         assert_eq!((&object["epoch"], &object["lag_s"]), (&3.into(), &1.5.into()));

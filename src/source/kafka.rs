@@ -18,6 +18,7 @@ use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicSta
 use crate::batch::Incoming;
 use crate::config::Kafka as KafkaConfig;
 use crate::delivery::Committable;
+use crate::quiet::Absence;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use kafka::Error;
 use kafka::client::fetch::Response;
@@ -72,7 +73,7 @@ pub struct KafkaSource {
     fetch_timeout: Duration,
     // One partition at a time, because what one of them holds can't be parsed.
     separately_until: Option<Instant>,
-    away_since: Option<Instant>,
+    away: Absence,
     // What was said last of a poll that failed.
     complaint: Option<String>,
 }
@@ -166,7 +167,7 @@ impl KafkaSource {
             cursors: BTreeMap::new(),
             fetch_timeout: FETCH_TIMEOUT_MIN,
             separately_until: None,
-            away_since: None,
+            away: Absence::none("kafka"),
             complaint: None,
         };
         source.open()?;
@@ -584,21 +585,18 @@ impl KafkaSource {
 
     fn note_away(&mut self, why: &str) {
         // While starting, the caller says it.
-        if self.away_since.is_none() && self.assignment.is_some() {
-            self.away_since = Some(Instant::now());
-            log::warn!("kafka unreachable, retrying: {why}");
+        if self.assignment.is_some() {
+            self.away.away(&why, Instant::now());
         }
     }
 
     fn note_back(&mut self) {
-        if let Some(since) = self.away_since.take() {
-            log::info!(after_s = since.elapsed().as_secs(); "kafka reachable again");
-        }
+        self.away.back(Instant::now());
     }
 
     /// Waited for; said once, unless the outage was.
     fn complain(&mut self, message: String) {
-        if self.away_since.is_none() && self.complaint.as_ref() != Some(&message) {
+        if self.away.since().is_none() && self.complaint.as_ref() != Some(&message) {
             log::warn!("reading from kafka, trying again: {message}");
             self.complaint = Some(message);
         }
@@ -759,7 +757,7 @@ impl Source for KafkaSource {
             }
         }
         if are_led
-            && self.away_since.is_none()
+            && self.away.since().is_none()
             && let Err(fault) = self.look_for_leaders()
         {
             log::debug!("looking for leaders: {fault}");
@@ -814,7 +812,7 @@ impl Source for KafkaSource {
     }
 
     fn away_since(&self) -> Option<Instant> {
-        self.away_since
+        self.away.since()
     }
 
     fn close(&mut self) {

@@ -16,6 +16,7 @@ use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicSta
 use crate::batch::Incoming;
 use crate::config::{AssignmentMode, Isolation, Kafka as KafkaConfig};
 use crate::delivery::Committable;
+use crate::quiet::Absence;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use krafka::admin::{
     AdminClient, AlterConsumerGroupOffsetsOptions, DescribeTopicsOptions, ListConsumerGroupOffsetsOptions,
@@ -85,7 +86,7 @@ pub struct KrafkaSource {
     sought: BTreeSet<TopicPartition>,
     errors_seen: u64,
     probed_at: Instant,
-    away_since: Option<Instant>,
+    away: Absence,
     poll_cut: Duration,
     // What was said last of a poll that failed.
     complaint: Option<String>,
@@ -112,7 +113,7 @@ impl KrafkaSource {
             sought: BTreeSet::new(),
             errors_seen: 0,
             probed_at: Instant::now(),
-            away_since: None,
+            away: Absence::none("kafka"),
             poll_cut: POLL_CUT_MIN,
             complaint: None,
         })
@@ -432,7 +433,7 @@ impl Source for KrafkaSource {
                 let fault = fault(error);
                 let SourceFault::Away(message) = &fault else { return Err(fault) };
                 // Waited for; said once, unless the outage watch has.
-                if self.away_since.is_none() && self.complaint.as_ref() != Some(message) {
+                if self.away.since().is_none() && self.complaint.as_ref() != Some(message) {
                     log::warn!("reading from kafka, trying again: {message}");
                     self.complaint = Some(message.clone());
                 }
@@ -512,7 +513,7 @@ impl Source for KrafkaSource {
     }
 
     fn away_since(&self) -> Option<Instant> {
-        self.away_since
+        self.away.since()
     }
 
     fn close(&mut self) {

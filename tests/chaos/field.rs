@@ -33,6 +33,8 @@ pub struct Setup {
     pub n_writers: u32,
     pub rows_max: u32,
     pub linger_ms: u32,
+    /// Records a second for each partition of prices.
+    pub rate: i64,
 }
 
 impl Setup {
@@ -45,6 +47,7 @@ impl Setup {
             n_writers: [1, 2, 4][random.usize(0..3)],
             rows_max: [50, 200, 1_000][random.usize(0..3)],
             linger_ms: [10, 100, 300][random.usize(0..3)],
+            rate: [200, 500, 1_200][random.usize(0..3)],
         }
     }
 }
@@ -55,8 +58,8 @@ pub struct Slot {
     /// Of those that ended here.
     logs: Vec<Vec<String>>,
     metrics_address: String,
-    // Of the one that runs, when it was last asked.
-    n_yields: u64,
+    // Of the one that runs, as it was last seen.
+    metrics: String,
 }
 
 /// The field.
@@ -70,6 +73,8 @@ pub struct Field<'a> {
     pub commits: Proxy,
     pub kafka_wire: &'a Wire,
     slots: [Mutex<Slot>; 3],
+    /// Whoever starts the second and the third worker.
+    pub others: Mutex<()>,
     /// Whoever stops or reconfigures a server has it for itself.
     pub postgres: Mutex<()>,
     pub kafka: Mutex<()>,
@@ -89,7 +94,7 @@ impl<'a> Field<'a> {
         let slot = || {
             let metrics_address = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
             let metrics_address = metrics_address.expect("a port is free").to_string();
-            Mutex::new(Slot { worker: None, logs: Vec::new(), metrics_address, n_yields: 0 })
+            Mutex::new(Slot { worker: None, logs: Vec::new(), metrics_address, metrics: String::new() })
         };
         let field = Field {
             stage,
@@ -100,6 +105,7 @@ impl<'a> Field<'a> {
             commits,
             kafka_wire,
             slots: [slot(), slot(), slot()],
+            others: Mutex::default(),
             postgres: Mutex::default(),
             kafka: Mutex::default(),
             is_over: AtomicBool::new(false),
@@ -108,7 +114,7 @@ impl<'a> Field<'a> {
         field.invocation("").output(&["init"]).expect_code(0);
         stage.execute(REFUSED_CHECK);
         for partition in 0..stage.n_partitions {
-            field.ledger.feed(Target::Prices, &stage.topic, partition, 400);
+            field.ledger.feed(Target::Prices, &stage.topic, partition, field.setup.rate);
         }
         for partition in 0..2 {
             field.ledger.feed(Target::Metrics, &stage.metrics_topic(), partition, 200);
@@ -119,7 +125,7 @@ impl<'a> Field<'a> {
     }
 
     fn invocation(&self, metrics_address: &str) -> Invocation {
-        let Setup { sharing, synchronous_commit, n_writers, rows_max, linger_ms } = &self.setup;
+        let Setup { sharing, synchronous_commit, n_writers, rows_max, linger_ms, .. } = &self.setup;
         let url = servers().database_url_at(self.postgres_wire.address());
         // The server trusts everybody; the password is there to be looked for in logs.
         let url = url.replacen("@", &format!(":{PASSWORD}@"), 1);
@@ -156,12 +162,11 @@ impl<'a> Field<'a> {
     pub fn start(&self, slot: &mut Slot) {
         assert!(slot.worker.is_none());
         slot.worker = Some(self.invocation(&slot.metrics_address).start(&["run"]));
-        slot.n_yields = 0;
     }
 
     /// kill -9; what it had said is kept.
     pub fn kill9(&self, slot: &mut Slot) {
-        self.ask_yields(slot);
+        self.ask_metrics(slot);
         let worker = slot.worker.take().expect("somebody is here");
         slot.logs.push(worker.kill9());
         self.retire(slot);
@@ -169,15 +174,25 @@ impl<'a> Field<'a> {
 
     /// SIGTERM; it must end with 0.
     pub fn stop(&self, slot: &mut Slot) {
-        self.ask_yields(slot);
+        self.ask_metrics(slot);
         let worker = slot.worker.take().expect("somebody is here");
         let output = worker.stop();
         slot.logs.push(output.stderr.lines().map(str::to_owned).collect());
         self.retire(slot);
     }
 
+    /// How many lines of all logs hold this text.
+    pub fn said(&self, text: &str) -> usize {
+        let in_slot = |slot: &Mutex<Slot>| {
+            let slot = lock(slot);
+            let ended = slot.logs.iter().flatten().filter(|line| line.contains(text)).count();
+            ended + slot.worker.as_ref().map_or(0, |worker| worker.count(text))
+        };
+        self.slots.iter().map(in_slot).sum()
+    }
+
     fn retire(&self, slot: &mut Slot) {
-        self.tally.add("seen: yields", std::mem::take(&mut slot.n_yields));
+        self.tally.read_metrics(&std::mem::take(&mut slot.metrics));
     }
 
     /// Starts again, as systemd would, what has ended with a code that says "try again"; any other end fails the run.
@@ -186,7 +201,7 @@ impl<'a> Field<'a> {
             thread::sleep(Duration::from_millis(300));
             for slot in &self.slots {
                 let Ok(mut slot) = slot.try_lock() else { continue };
-                self.ask_yields(&mut slot);
+                self.ask_metrics(&mut slot);
                 if slot.worker.as_mut().is_none_or(|worker| worker.alive()) {
                     continue;
                 }
@@ -267,11 +282,9 @@ impl<'a> Field<'a> {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    fn ask_yields(&self, slot: &mut Slot) {
-        let Some(text) = scrape(&slot.metrics_address) else { return };
-        let line = text.lines().find_map(|line| line.strip_prefix("stock_db_writer_yields_total "));
-        if let Some(n_yields) = line.and_then(|number| number.trim().parse().ok()) {
-            slot.n_yields = n_yields;
+    fn ask_metrics(&self, slot: &mut Slot) {
+        if let Some(text) = scrape(&slot.metrics_address) {
+            slot.metrics = text;
         }
     }
 }

@@ -41,23 +41,25 @@ impl Tally {
             for secret in [CANARY, PASSWORD, "REFUSED"] {
                 assert!(!line.contains(secret), "a log holds {secret}: {line}");
             }
-            for (sign, name) in [
-                ("commit in doubt resolved outcome=applied", "in doubt: applied"),
-                ("commit in doubt resolved outcome=not-applied", "in doubt: not applied"),
-                ("commit in doubt resolved outcome=discarded", "in doubt: discarded"),
-                (" rewind ", "rewinds"),
-                (" fenced ", "fenced"),
-                (" lost partition", "lost to the group"),
-                (" claimed partition", "claims"),
-                ("a lock is held against us", "yields begun"),
-            ] {
-                if line.contains(sign) {
-                    self.add(format!("seen: {name}"), 1);
-                }
-            }
         }
         self.add("seen: log lines searched", log.len() as u64);
         assert_no_flood(log);
+    }
+
+    /// Takes in what a worker has counted in its life.
+    pub fn read_metrics(&self, text: &str) {
+        for (series, name) in [
+            ("commits_in_doubt_total{outcome=\"applied\"}", "commits in doubt, applied"),
+            ("commits_in_doubt_total{outcome=\"not-applied\"}", "commits in doubt, not applied"),
+            ("commits_in_doubt_total{outcome=\"discarded\"}", "commits in doubt, read again"),
+            ("rewinds_total", "rewinds"),
+            ("fenced_total", "fenced"),
+            ("yields_total", "yields"),
+        ] {
+            let line = text.lines().find_map(|line| line.strip_prefix("stock_db_writer_")?.strip_prefix(series));
+            let n = line.and_then(|number| number.trim().parse().ok());
+            self.add(format!("seen: {name}"), n.unwrap_or_default());
+        }
     }
 
     /// The report, as a Markdown table.

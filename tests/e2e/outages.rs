@@ -41,12 +41,13 @@ pub fn restarts_of_both(
     feeder.stop();
     stage.wait_until_drained(LIMIT);
     assert!(worker.alive() && worker.pid() == pid);
-    // One line for each change, whoever noticed it; a restart may be seen as two outages.
+    // One line for each change, whoever noticed it; a restart may be seen as two outages, and two that follow each other
+    // closely are said as one.
     for (server, n_outages) in [("database", n_restarts), ("kafka", n_kills)] {
         let away = worker.count(&format!("{server} unreachable"));
         let back = worker.count(&format!("{server} reachable again after_s="));
         assert_eq!(away, back, "{server}: lines that say it went away against those that say it is back");
-        assert!((n_outages..=2 * n_outages).contains(&away), "{away} lines for {n_outages} outages of {server}");
+        assert!((1..=2 * n_outages).contains(&away), "{away} lines for {n_outages} outages of {server}");
     }
     let n_lines = worker.log().len();
     println!(

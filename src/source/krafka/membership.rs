@@ -187,7 +187,7 @@ impl KrafkaSource {
         if self.epoch(&consumer) != epoch {
             return;
         }
-        if told_at.elapsed() < CONFIRMED_WITHIN || self.away_since.is_some() {
+        if told_at.elapsed() < CONFIRMED_WITHIN || self.away.since().is_some() {
             self.unconfirmed = Some(Unconfirmed { epoch, told_at });
             return;
         }

@@ -21,27 +21,24 @@ impl KrafkaSource {
         }
         self.probed_at = Instant::now();
         let errors = consumer.metrics().consumer.errors;
-        if errors == self.errors_seen && self.away_since.is_none() && !poll_hung {
+        if errors == self.errors_seen && self.away.since().is_none() && !poll_hung {
             return;
         }
         self.errors_seen = errors;
-        match (self.cluster_within(PROBE_INTERVAL), self.away_since) {
+        match self.cluster_within(PROBE_INTERVAL) {
             // Some of the brokers may have been away, or one that leads ours: its partitions would sleep on, too.
-            (Ok(_), None) => self.wake(&consumer),
-            (Ok(_), Some(since)) => {
-                self.away_since = None;
-                log::info!(after_s = since.elapsed().as_secs(); "kafka reachable again");
+            Ok(_) => {
+                self.away.back(Instant::now());
                 self.wake(&consumer);
             }
-            (Err(fault), _) => self.note_away(&fault),
+            Err(fault) => self.note_away(&fault),
         }
     }
 
-    /// Says it once for each outage of a consumer; while starting, the caller does.
+    /// Of a consumer; while starting, the caller says it.
     pub(super) fn note_away(&mut self, why: &dyn std::fmt::Display) {
-        if self.away_since.is_none() && self.consumer.is_some() {
-            self.away_since = Some(Instant::now());
-            log::warn!("kafka unreachable, retrying: {why}");
+        if self.consumer.is_some() {
+            self.away.away(why, Instant::now());
         }
     }
 
