@@ -24,8 +24,11 @@ pub enum Fault {
     Resource,
     /// One row is at fault: it becomes a dead letter.
     Record,
-    /// A unique key: a row's, unless it is one of our own tables'.
+    /// A unique key of the operator's table: one row is at fault.
     UniqueKey,
+    /// A unique key of our own table: whoever has claimed our partitions has written the same before us, and then the
+    /// offsets say so; if they do not, stop with 70.
+    OwnKey,
     /// The tables are not as they should be: a migration may be running; wait, then stop with 78.
     Schema,
     /// We may not do that: stop with 77.
@@ -52,6 +55,7 @@ impl Fault {
             Fault::Resource => "resource",
             Fault::Record => "record",
             Fault::UniqueKey => "unique-key",
+            Fault::OwnKey => "own-key",
             Fault::Schema => "schema",
             Fault::Permission => "permission",
             Fault::DatabaseGone => "database-gone",
@@ -131,7 +135,7 @@ impl Fault {
             Fault::Record => ExitCode::DataNeedsDecision,
             Fault::Schema | Fault::DatabaseGone => ExitCode::Config,
             Fault::Permission => ExitCode::Permission,
-            Fault::UniqueKey | Fault::Bug | Fault::Unlisted => ExitCode::InvariantBroken,
+            Fault::UniqueKey | Fault::OwnKey | Fault::Bug | Fault::Unlisted => ExitCode::InvariantBroken,
             Fault::Corruption => ExitCode::Corruption,
         }
     }

@@ -34,6 +34,7 @@ const RETRIED: &[&str] = &[
     "resource",
     "record",
     "unique-key",
+    "own-key",
     "schema",
     "permission",
     "called-back",

@@ -380,6 +380,17 @@ impl<'a> Attempt<'a> {
                 self.refusal = Some(failure);
                 return Ok(Next::Again(why));
             }
+            Fault::OwnKey => {
+                self.sink.rollback();
+                // Before our turn the offsets say nothing about us: a batch before this one may have to move them.
+                if shared.lane.is_head(self.seq) {
+                    return match self.resolve(work, None)? {
+                        Next::Again(_) => Err(stop(&failure)),
+                        settled => Ok(settled),
+                    };
+                }
+                self.backoff.next_delay()
+            }
             Fault::Schema | Fault::Permission => {
                 self.sink.disconnect();
                 let since = *self.unusable_since.get_or_insert_with(Instant::now);

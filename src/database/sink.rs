@@ -211,7 +211,11 @@ impl PostgresSink {
         let table = self.sql.names.dead_letters.clone();
         let copied = self.copy(&table, &table.bare, letters.len(), |sql| &sql.copy_dead_letters);
         // What is kept of a record must always fit: there is nowhere else to put it.
-        copied.map_err(|refused| not_a_row(Fault::Bug, refused.failure))
+        copied.map_err(|Refused { failure, .. }| match failure.fault {
+            // A frozen process that thaws writes what the next owner has written.
+            Fault::UniqueKey => Failure { fault: Fault::OwnKey, ..failure },
+            _ => not_a_row(Fault::Bug, failure),
+        })
     }
 
     /// Sends the buffer's rows. The only way out without an error is that the server has taken every one of them.

@@ -352,3 +352,37 @@ fn a_cancelled_batch_touches_nothing() {
     assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Cancelled, .. }));
     assert_eq!(sink.calls, Vec::<&str>::new());
 }
+
+/// As of a process that was frozen: the next owner has written the same dead letters, and committed them with its offsets.
+#[test]
+fn letters_that_somebody_else_has_written_mean_that_the_partitions_are_theirs() {
+    let own_key = || failure(Fault::OwnKey, Some("23505"));
+    let mut sink =
+        Scripted { stages: [own_key()].into(), truths: [Ok((12, 4, "another"))].into(), ..Scripted::default() };
+    let settlement = write_with(&shared(), &mut sink).expect("being fenced stops nothing");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Fenced(_), .. }), "{settlement:?}");
+    assert_eq!(sink.calls, ["stage", "rollback", "truth"]);
+
+    let mut sink = Scripted { stages: [own_key()].into(), truths: [Ok((10, 3, "me"))].into(), ..Scripted::default() };
+    let stop = write_with(&shared(), &mut sink).expect_err("nobody else can have written them");
+    assert_eq!(stop.code, ExitCode::InvariantBroken);
+}
+
+#[test]
+fn letters_that_are_there_before_our_turn_are_judged_in_it() {
+    let shared = shared();
+    let mut sink = Scripted {
+        stages: (0..100_000).map(|_| failure(Fault::OwnKey, Some("23505"))).collect(),
+        truths: [Ok((12, 4, "another"))].into(),
+        ..Scripted::default()
+    };
+    let settlement = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            shared.lane.advance(Seq(0));
+        });
+        Attempt::new(&shared, &mut sink, Seq(1)).write(&batch())
+    });
+    let settlement = settlement.expect("being fenced stops nothing");
+    assert!(matches!(settlement, Settlement::Discarded { cause: Discard::Fenced(_), .. }), "{settlement:?}");
+}
