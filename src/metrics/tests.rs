@@ -1,3 +1,5 @@
+//! What is counted, and what the text that Prometheus reads looks like.
+
 use super::*;
 use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits};
 use crate::decode::settings::Settings;

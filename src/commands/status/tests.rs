@@ -1,3 +1,5 @@
+//! What `status` prints for people and for programs.
+
 use super::*;
 use crate::batch::Epoch;
 use crate::ledger::LogIdentity;
