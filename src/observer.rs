@@ -3,6 +3,7 @@
 //! It has connections of its own and is waited for by nobody. What it can't find out is not shown.
 
 use crate::capacity::Capacity;
+use crate::clock;
 use crate::config::Kafka;
 use crate::database::Database;
 use crate::metrics::{Ids, Lag, Metrics, Totals};
@@ -12,7 +13,7 @@ use crate::source::{self, Source, SourceFault};
 use crate::vitals::{Position, Vitals};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Between two looks at the ends of the logs.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
@@ -104,7 +105,7 @@ impl Observer {
         };
         let bounds = source.bounds(&partitions)?;
         self.unread_since.retain(|partition, _| positions.contains_key(partition));
-        let now_ms = now_ms();
+        let now_ms = clock::now_ms();
         let mut lags = BTreeMap::new();
         for (partition, position) in positions {
             let Some(bounds) = bounds.get(&partition) else { continue };
@@ -177,9 +178,4 @@ fn ids(capacity: &Capacity) -> Ids {
 fn rounded(value: f64, decimals: i32) -> f64 {
     let scale = 10_f64.powi(decimals);
     (value * scale).round() / scale
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

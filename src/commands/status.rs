@@ -2,6 +2,7 @@
 
 use super::output::{BAD, HEADING, WARN};
 use super::{print, print_styled, with_patience};
+use crate::clock;
 use crate::config::{AssignmentMode, Config, Kafka};
 use crate::database::Database;
 use crate::exit::Stop;
@@ -11,7 +12,6 @@ use crate::record::{NextOffset, TopicPartition};
 use crate::source::{self, Bounds};
 use crate::startup;
 use anstyle::Style;
-use chrono::Utc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ fn behind(config: &Config, standings: &[Standing]) -> Result<AllBehind, Stop> {
     let ends: BTreeMap<_, _> = waiting.map(|(p, behind)| (p.clone(), behind.bounds.last_stable)).collect();
     match oldest::timestamps_ms(source.as_mut(), &positions, &ends, OLDEST_MAX) {
         Ok(oldest) => {
-            let now_ms = Utc::now().timestamp_millis();
+            let now_ms = clock::now_ms();
             for (partition, timestamp_ms) in oldest {
                 if let Some(behind) = behind.get_mut(&partition) {
                     behind.seconds = timestamp_ms.map(|at| (now_ms - at).max(0) as f64 / 1e3);
