@@ -24,6 +24,7 @@ mod operating;
 mod outages;
 mod patterns;
 mod positions;
+mod redrive;
 mod refused;
 mod relay;
 mod reset;
