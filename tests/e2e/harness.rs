@@ -12,6 +12,7 @@ pub mod corpus;
 pub mod matrix;
 pub mod producer;
 pub mod proxy;
+pub mod scrape;
 pub mod secure_broker;
 pub mod servers;
 pub mod stage;
