@@ -17,7 +17,6 @@ use crate::claimer::Claims;
 use crate::config::{AssignmentMode, Config, OnGap, Topics};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
-use crate::metrics::Totals;
 use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
 use crate::source::{Source, SourceFault, TopicState};
@@ -423,8 +422,5 @@ impl<'a> Consumer<'a> {
             log::debug!("committing offsets: {fault}");
         }
         self.source.close();
-        let Totals { records, rows, dead_letters, skipped, batches, .. } = self.shared.metrics.totals();
-        let trouble = self.shared.metrics.trouble();
-        log::info!(records, rows, dead_letters, skipped, batches, trouble:%; "stopped");
     }
 }
