@@ -82,6 +82,21 @@ fn validation_finds_everything_at_once() {
 }
 
 #[test]
+fn windows_that_cannot_be_compared_are_a_finding_like_any_other() {
+    let mut fixture = Fixture::new();
+    fixture.sql(
+        "DROP INDEX @.stock_metrics_symbol_window_key; \
+         ALTER TABLE @.stock_metrics ALTER COLUMN symbol TYPE json USING to_json(symbol)",
+    );
+    assert_eq!(fixture.database.init().expect("the rest is there").made, Vec::<String>::new());
+    let findings = fixture.database.validate().expect("an answer");
+    let [first, second] = &findings[..] else { panic!("{findings:?}") };
+    assert!(first.message.contains("column \"symbol\" is json; ALTER TABLE"), "{first:?}");
+    assert!(second.message.contains("no unique index"), "{second:?}");
+    assert!(findings.iter().all(|finding| finding.code == ExitCode::Config && !finding.is_absence), "{findings:?}");
+}
+
+#[test]
 fn an_unlogged_partition_is_found_too() {
     let mut fixture = Fixture::new();
     fixture.sql(
