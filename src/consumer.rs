@@ -10,6 +10,7 @@ mod patterns;
 mod poll;
 mod positions;
 mod report;
+mod unread;
 mod window;
 
 use crate::batch::Limits;
@@ -26,6 +27,7 @@ use flow::{Callbacks, Flow, locked};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use unread::Unread;
 use window::Window;
 
 /// What has not come by then is not expected at any moment.
@@ -130,6 +132,7 @@ struct Consumer<'a> {
     missing_since: Option<Instant>,
     grace: Duration,
     reported_at: Instant,
+    unread: Unread,
     committed_at: Instant,
     synchronous_commit: bool,
     // Waits for the barrier that makes it true after a crash of the server, too.
@@ -199,6 +202,7 @@ impl<'a> Consumer<'a> {
             missing_since: None,
             grace: config.schema.grace,
             reported_at: Instant::now(),
+            unread: Unread::default(),
             committed_at: Instant::now(),
             synchronous_commit: config.database.synchronous_commit,
             held_back: None,

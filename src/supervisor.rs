@@ -131,6 +131,7 @@ impl Supervisor<'_> {
         let Shown { metrics, vitals, database } = self.shown.clone();
         metrics.kafka_up.set(0);
         vitals.set_positions(BTreeMap::new());
+        vitals.set_unread(None);
         Shared { metrics, vitals, database, ..shared }
     }
 
@@ -201,7 +202,8 @@ impl Supervisor<'_> {
                 },
                 recv(ticks) -> _ => if let Some(progress) = &mut self.progress {
                     let Shown { metrics, vitals, .. } = &self.shown;
-                    progress.reached(metrics.totals().records, u64::try_from(vitals.lag_records()).unwrap_or(0));
+                    let n_left = vitals.lag_records().and_then(|n| u64::try_from(n).ok());
+                    progress.reached(metrics.totals().records, n_left);
                 },
                 recv(deadline) -> _ => {
                     log::warn!("not everything has ended in time; what was not committed is read again");

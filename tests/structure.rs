@@ -95,7 +95,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("logger", &["config", "progress"]),
     ("http", &["metrics", "outage", "vitals"]),
-    ("observer", &["capacity", "clock", "config", "database", "metrics", "record", "shutdown", "source", "vitals"]),
+    (
+        "observer",
+        &["capacity", "clock", "config", "database", "ledger", "metrics", "record", "shutdown", "source", "vitals"],
+    ),
     ("relay", &["backoff", "config", "database", "dead_letters", "fault", "outage", "source"]),
     (
         "startup",

@@ -17,6 +17,7 @@ mod handbook;
 mod harness;
 mod kafka_faults;
 mod kill;
+mod lag;
 mod locks;
 mod memory;
 mod old_brokers;
