@@ -136,7 +136,8 @@ Asks http://ADDRESS/health/ready (with --live: /health/live), where ADDRESS is
 metrics.listen of the configuration, and prints the answer. Ready: both servers
 answer, and there is progress or nothing to do. Live: the threads turn.
 
-Exit codes: 0 yes, 69 no, or nobody answers, 78 metrics.listen is off.";
+Exit codes: 0 yes, 69 no, or nobody answers, 78 metrics.listen is
+off, or has no fixed port.";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:

@@ -60,6 +60,13 @@ pub fn health(config: &Config, live: bool) -> Result<(), Stop> {
         let message = "metrics.listen is empty, so that nobody can be asked; set it, for example to 127.0.0.1:9464";
         return Err(Stop::new(ExitCode::Config, message));
     };
+    if address.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(0_u16)) {
+        let message = format!(
+            "metrics.listen: {address} has no fixed port, so that nobody can know where to ask; give it one, for example \
+             127.0.0.1:9464"
+        );
+        return Err(Stop::new(ExitCode::Config, message));
+    }
     // What listens everywhere listens on loopback, too.
     let port = |everywhere| address.strip_prefix(everywhere);
     let address = match (port("0.0.0.0:"), port("[::]:")) {

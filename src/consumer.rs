@@ -5,9 +5,12 @@
 //! after the position in the database was compared with the broker's log.
 
 mod flow;
+mod logs;
 mod patterns;
+mod poll;
 mod positions;
 mod report;
+mod unread;
 mod window;
 
 use crate::batch::Limits;
@@ -15,8 +18,6 @@ use crate::claimer::Claims;
 use crate::config::{AssignmentMode, Config, OnGap, Topics};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
-use crate::ledger::{LogIdentity, same_log};
-use crate::metrics::Totals;
 use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
 use crate::source::{Source, SourceFault, TopicState};
@@ -26,30 +27,15 @@ use flow::{Callbacks, Flow, locked};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use window::{Turn, Window};
+use unread::Unread;
+use window::Window;
 
-/// The longest wait for records in one turn.
-const POLL_MAX: Duration = Duration::from_millis(100);
-/// The same while an assignment, the answer to a claim, or the end of a bounded run is expected at any moment: none of
-/// them ends a poll.
-const SETTLING_POLL_MAX: Duration = Duration::from_millis(5);
 /// What has not come by then is not expected at any moment.
 const SETTLING_MAX: Duration = Duration::from_secs(5);
 /// What is allowed in memory should hold so many polls.
 const POLLS_IN_MEMORY: usize = 4;
-/// The wait for a writer in a turn that can't send.
-const CONGESTED_WAIT: Duration = Duration::from_millis(20);
 /// How often Kafka is told what is durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the topics' identity is looked at, while records flow and while none do.
-const TOPICS_INTERVAL_BUSY: Duration = Duration::from_secs(1);
-const TOPICS_INTERVAL_IDLE: Duration = Duration::from_secs(10);
-/// How often what is in the database is compared with what we believe of it.
-const STANDINGS_INTERVAL: Duration = Duration::from_secs(10);
-/// The wait after a poll that failed.
-const FAILED_POLL_PAUSE: Duration = Duration::from_millis(100);
-/// How long something in a log may be unreadable.
-const UNREADABLE_MAX: Duration = Duration::from_secs(15);
 /// How often a bounded run asks whether everything is there.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// After a stop is asked for: what is in flight may finish, then everything ends.
@@ -146,6 +132,7 @@ struct Consumer<'a> {
     missing_since: Option<Instant>,
     grace: Duration,
     reported_at: Instant,
+    unread: Unread,
     committed_at: Instant,
     synchronous_commit: bool,
     // Waits for the barrier that makes it true after a crash of the server, too.
@@ -215,6 +202,7 @@ impl<'a> Consumer<'a> {
             missing_since: None,
             grace: config.schema.grace,
             reported_at: Instant::now(),
+            unread: Unread::default(),
             committed_at: Instant::now(),
             synchronous_commit: config.database.synchronous_commit,
             held_back: None,
@@ -280,40 +268,6 @@ impl<'a> Consumer<'a> {
         Ok(false)
     }
 
-    /// Makes sure that what was read came from the logs that are followed. A topic that was deleted and created again is
-    /// read on at the old offset without a word; but its old id never comes back, so the old id *after* the last record
-    /// was read proves where the records came from.
-    fn verify_sealed(&mut self) -> Result<(), Stop> {
-        let mut topics = locked(&self.flow).sealed_topics();
-        while !topics.is_empty() {
-            match self.source.topics(&topics) {
-                Ok(states) => {
-                    self.compare_ids(&states)?;
-                    break;
-                }
-                // Deleted and not there again: what was read is the last of it.
-                Err(SourceFault::MissingTopic(missing)) => topics.retain(|topic| **topic != *missing),
-                Err(fault @ SourceFault::Away(_)) => {
-                    log::debug!("{fault}");
-                    return Ok(());
-                }
-                Err(fault) => return Err(fault.into()),
-            }
-        }
-        locked(&self.flow).mark_verified();
-        Ok(())
-    }
-
-    fn compare_ids(&self, states: &BTreeMap<Arc<str>, TopicState>) -> Result<(), Stop> {
-        for (topic, state) in states {
-            state.readable(topic)?;
-            let Some(known) = self.identities.get(topic) else { continue };
-            let of = |topic_id| LogIdentity { cluster_id: None, topic_id };
-            same_log(topic, &of(known.topic_id), &of(state.topic_id))?;
-        }
-        Ok(())
-    }
-
     fn take_news(&mut self) -> Result<(), Stop> {
         let mut flow = locked(&self.flow);
         flow.settle_all();
@@ -337,28 +291,6 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Notices topics that were deleted and created again, or have got more partitions.
-    fn watch_topics(&mut self) -> Result<(), Stop> {
-        let interval = if self.records_since_check { TOPICS_INTERVAL_BUSY } else { TOPICS_INTERVAL_IDLE };
-        if self.topics_checked_at.elapsed() < interval || self.source.away_since().is_some() {
-            return Ok(());
-        }
-        (self.topics_checked_at, self.records_since_check) = (Instant::now(), false);
-        let topics = self.topics.clone();
-        let Some(states) = self.away_is_none(|this| this.describe(&topics))? else { return Ok(()) };
-        self.compare_ids(&states)?;
-        self.away_is_none(|this| this.source.partitions_added(&states))?;
-        Ok(())
-    }
-
-    /// Notices positions that were moved beneath us while there was nothing to write.
-    fn watch_standings(&mut self) {
-        if self.standings_asked_at.elapsed() >= STANDINGS_INTERVAL {
-            self.standings_asked_at = Instant::now();
-            locked(&self.flow).ask_standings();
-        }
-    }
-
     /// Stops fetching while the writers are behind, or what a poll may bring has no room, and goes on when they have
     /// caught up.
     fn hold_or_release(&mut self) {
@@ -379,102 +311,6 @@ impl<'a> Consumer<'a> {
             self.window.forget();
         }
         self.held = must_hold;
-    }
-
-    /// Lets as many partitions be read as a poll can take in.
-    fn turn_window(&mut self) {
-        let Turn { pause, resume } = self.window.turn(&locked(&self.flow).reading());
-        if !pause.is_empty() {
-            self.source.pause(&pause);
-        }
-        if !resume.is_empty() {
-            self.source.resume(&resume);
-        }
-    }
-
-    fn poll(&mut self) -> Result<(), Stop> {
-        let wait = {
-            let mut flow = locked(&self.flow);
-            if self.held {
-                flow.settle_within(CONGESTED_WAIT);
-                Duration::from_millis(1)
-            } else {
-                let is_settling = flow.is_settling() || self.ends.as_ref().is_some_and(|ends| flow.has_read_to(ends));
-                let poll_max = if self.settling.is_awaited(is_settling) { SETTLING_POLL_MAX } else { POLL_MAX };
-                let due_in = flow.batcher.due_at().map(|due_at| due_at.saturating_duration_since(Instant::now()));
-                due_in.map_or(poll_max, |due_in| due_in.clamp(Duration::from_millis(1), poll_max))
-            }
-        };
-        if !self.held {
-            self.turn_window();
-        }
-        let flow = self.flow.clone();
-        let (mut records, mut bytes) = (0_u64, 0);
-        // Locked with the first record: until then the client's callbacks may want it.
-        let mut guard = None;
-        let polled = self.source.poll(wait, &mut |partition, record| {
-            records += 1;
-            bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-            guard.get_or_insert_with(|| locked(&flow)).take_in(partition, record, Instant::now());
-        });
-        drop(guard);
-        if !self.held {
-            self.window.polled(bytes);
-        }
-        self.records_since_check |= records > 0;
-        let off_the_log = match polled {
-            Ok(off_the_log) => off_the_log,
-            Err(fault) => {
-                match fault {
-                    SourceFault::Unreadable(_) => self.is_unreadable(fault)?,
-                    SourceFault::Away(_) | SourceFault::MissingTopic(_) => log::debug!("{fault}"),
-                    _ => return Err(fault.into()),
-                }
-                // It may have failed at once.
-                self.shutdown.sleep(FAILED_POLL_PAUSE);
-                Vec::new()
-            }
-        };
-        let reading = locked(&self.flow).reading();
-        let positions = self.source.positions(&reading);
-        let now = Instant::now();
-        let mut flow = locked(&self.flow);
-        for (partition, position) in positions {
-            match flow.batcher.read_to(&partition) {
-                Some(read_to) if position < read_to => flow.note_cut(&partition, position),
-                _ => flow.batcher.advance(&partition, position, now),
-            }
-        }
-        let (gone, unread): (Vec<_>, Vec<_>) =
-            off_the_log.into_iter().partition(|partition| reading.contains(partition));
-        let is_cut = |partition: &&TopicPartition| reading.contains(partition);
-        if let Some(partition) = gone.first().or(flow.cut.keys().find(is_cut)) {
-            log::warn!(partition:%; "its log is not where it was, reading the positions again");
-            flow.start_over();
-        }
-        drop(flow);
-        // Paused, but without a position, which would keep every poll from reading. Where it stands doesn't matter yet.
-        for partition in unread {
-            self.source.pause(std::slice::from_ref(&partition));
-            if let Err(fault) = self.source.seek(&partition, NextOffset(0)) {
-                log::debug!("partition={partition}: {fault}");
-            }
-        }
-        Ok(())
-    }
-
-    /// Once may be the network's fault; other partitions go on meanwhile.
-    fn is_unreadable(&mut self, fault: SourceFault) -> Result<(), Stop> {
-        let now = Instant::now();
-        let (since, last) = self.unreadable.get_or_insert_with(|| {
-            log::warn!("{fault}; trying again");
-            (now, now)
-        });
-        if now.duration_since(*last) > UNREADABLE_MAX {
-            *since = now;
-        }
-        *last = now;
-        if now.duration_since(*since) > UNREADABLE_MAX { Err(fault.into()) } else { Ok(()) }
     }
 
     fn commit_offsets(&mut self) {
@@ -590,8 +426,5 @@ impl<'a> Consumer<'a> {
             log::debug!("committing offsets: {fault}");
         }
         self.source.close();
-        let Totals { records, rows, dead_letters, skipped, batches, .. } = self.shared.metrics.totals();
-        let trouble = self.shared.metrics.trouble();
-        log::info!(records, rows, dead_letters, skipped, batches, trouble:%; "stopped");
     }
 }

@@ -1,7 +1,8 @@
 //! The HTTP endpoint: metrics, and the answers to probes. Read-only, without secrets, on loopback unless told otherwise.
 //!
 //! One thread of its own that shares nothing with the data path but numbers: however many clients there are and however
-//! slow they read, they keep only each other waiting. A request is one connection, and has seconds.
+//! slow they read, they keep nobody waiting. A request is one connection, and has seconds; where there are too many, the
+//! oldest goes.
 
 use crate::metrics::Metrics;
 use crate::outage::Outage;
@@ -13,19 +14,19 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
-/// Clients at a time; others wait until one of them has gone.
+/// Clients at a time. One more puts out the oldest, which has had longer than a request takes: if others had to wait for
+/// it, silent clients would keep probes from their answers.
 const CLIENTS_MAX: usize = 32;
 /// A client may take so long for all of its request, and for reading the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(10);
-/// A client may take so long for the head of its request.
-const HEAD_MAX: Duration = Duration::from_secs(1);
 /// An address that is taken is tried again: the process that has it may be about to end.
 const LISTEN_PAUSE: Duration = Duration::from_secs(5);
 /// What Prometheus' text format calls itself.
@@ -87,23 +88,33 @@ async fn serve(address: &str, shown: Shown) {
     if let Ok(bound) = listener.local_addr() {
         log::info!(address:% = bound; "serving metrics");
     }
-    let clients = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let mut clients = Clients::default();
     loop {
-        let permit = clients.clone().acquire_owned().await.expect("nobody closes the semaphore");
         match listener.accept().await {
-            Ok((client, _)) => {
-                let shown = shown.clone();
-                tokio::spawn(async move {
-                    answer(client, shown).await;
-                    drop(permit);
-                });
-            }
+            Ok((client, _)) => clients.add(tokio::spawn(answer(client, shown.clone())).abort_handle()),
             // No descriptor is left, for example.
             Err(error) => {
                 log::debug!("accepting a client: {error}");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+    }
+}
+
+/// Those that are being answered, the oldest first.
+#[derive(Default)]
+struct Clients(VecDeque<AbortHandle>);
+
+impl Clients {
+    fn add(&mut self, client: AbortHandle) {
+        self.0.retain(|client| !client.is_finished());
+        if self.0.len() >= CLIENTS_MAX
+            && let Some(oldest) = self.0.pop_front()
+        {
+            log::debug!("putting out the oldest of {CLIENTS_MAX} clients of the metrics");
+            oldest.abort();
+        }
+        self.0.push_back(client);
     }
 }
 
@@ -127,7 +138,7 @@ async fn answer(client: TcpStream, shown: Shown) {
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).keep_alive(false);
+    http.timer(TokioTimer::new()).header_read_timeout(CLIENT_MAX).keep_alive(false);
     let served = tokio::time::timeout(CLIENT_MAX, http.serve_connection(TokioIo::new(client), respond)).await;
     match served {
         Ok(Ok(())) => {}

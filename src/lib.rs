@@ -8,6 +8,7 @@ compile_error!("no Kafka client is built in: enable the feature client-krafka or
 
 // Words.
 pub mod backoff;
+pub mod clock;
 pub mod decimal;
 pub mod exit;
 pub mod fault;

@@ -37,6 +37,12 @@ impl log::Log for Replaceable {
     fn flush(&self) {}
 }
 
+/// What `RUST_LOG` asks for, which outweighs the configuration's level; `None`: nothing.
+pub fn environment() -> Option<String> {
+    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+    Some(asked.trim().to_owned()).filter(|asked| !asked.is_empty())
+}
+
 /// Starts logging, or goes on with another level or format.
 pub fn set(log: Log) {
     let logger = build(log);
@@ -53,11 +59,10 @@ pub fn set(log: Log) {
 }
 
 fn build(log: Log) -> Logger {
-    let asked = std::env::var("RUST_LOG").unwrap_or_default();
     // Later directives win, so the operator's come last.
-    let filter = match asked.trim() {
-        "" => format!("{},{QUIET}", log.level.as_str()),
-        asked => format!("{},{QUIET},{asked}", log.level.as_str()),
+    let filter = match environment() {
+        None => format!("{},{QUIET}", log.level.as_str()),
+        Some(asked) => format!("{},{QUIET},{asked}", log.level.as_str()),
     };
     let mut builder = Builder::new();
     builder.parse_filters(&filter);

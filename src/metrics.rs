@@ -73,6 +73,8 @@ pub struct Lag {
     pub records: i64,
     /// How long the oldest of them has been in Kafka, in seconds.
     pub seconds: f64,
+    /// Records behind the first transaction that is open, which nobody may read yet.
+    pub uncommitted: i64,
 }
 
 /// How long the ids of one table last.
@@ -118,6 +120,7 @@ pub struct Metrics {
     visible_latency_seconds: Histogram,
     lag_records: IntGaugeVec,
     lag_seconds: GaugeVec,
+    uncommitted_records: IntGaugeVec,
     next_offset: IntGaugeVec,
     retries: IntCounterVec,
     in_doubt: IntCounterVec,
@@ -167,6 +170,11 @@ impl Metrics {
             lag_seconds: new.gauge_vec(
                 "lag_seconds",
                 "How long the oldest record that is not durable yet has been in Kafka.",
+                by_partition,
+            ),
+            uncommitted_records: new.int_gauge_vec(
+                "uncommitted_records",
+                "Records in Kafka that can't be read yet, because a producer's transaction before them is open.",
                 by_partition,
             ),
             next_offset: new.int_gauge_vec("next_offset", "The offset at which reading resumes.", by_partition),
@@ -270,6 +278,7 @@ impl Metrics {
             // One that is not there is not there already.
             let _ = self.lag_records.remove_label_values(&labels);
             let _ = self.lag_seconds.remove_label_values(&labels);
+            let _ = self.uncommitted_records.remove_label_values(&labels);
             let _ = self.next_offset.remove_label_values(&labels);
         }
         for (partition, lag) in lags {
@@ -277,6 +286,7 @@ impl Metrics {
             let labels = [&*partition.topic, &*number];
             self.lag_records.with_label_values(&labels).set(lag.records);
             self.lag_seconds.with_label_values(&labels).set(lag.seconds);
+            self.uncommitted_records.with_label_values(&labels).set(lag.uncommitted);
             self.next_offset.with_label_values(&labels).set(lag.next_offset);
         }
     }

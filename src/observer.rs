@@ -3,8 +3,10 @@
 //! It has connections of its own and is waited for by nobody. What it can't find out is not shown.
 
 use crate::capacity::Capacity;
+use crate::clock;
 use crate::config::Kafka;
 use crate::database::Database;
+use crate::ledger::Ledger;
 use crate::metrics::{Ids, Lag, Metrics, Totals};
 use crate::record::{NextOffset, TopicPartition};
 use crate::shutdown::Shutdown;
@@ -12,7 +14,7 @@ use crate::source::{self, Source, SourceFault};
 use crate::vitals::{Position, Vitals};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Between two looks at the ends of the logs.
 const LAG_INTERVAL: Duration = Duration::from_secs(5);
@@ -76,27 +78,29 @@ impl Observer {
     }
 
     fn look_at_lag(&mut self) {
-        let lags = match self.lags_now() {
+        let (lags, is_all) = match self.lags_now() {
             Ok(lags) => lags,
             Err(fault) => {
                 log::debug!("observing: {fault}");
                 self.source = None;
-                BTreeMap::new()
+                (BTreeMap::new(), false)
             }
         };
         let before: BTreeSet<TopicPartition> = self.lags.keys().cloned().collect();
         self.metrics.set_lags(&lags, &before);
         if !self.is_bounded {
-            self.vitals.set_lag_records(lags.values().map(|lag| lag.records).sum());
+            // What some of them are behind is not what all are.
+            self.vitals.set_lag_records(is_all.then(|| lags.values().map(|lag| lag.records).sum()));
         }
         self.lags = lags;
     }
 
-    fn lags_now(&mut self) -> Result<BTreeMap<TopicPartition, Lag>, SourceFault> {
-        let positions = self.vitals.positions();
+    /// How far the partitions are behind, and whether that is known of all that are ours.
+    fn lags_now(&mut self) -> Result<(BTreeMap<TopicPartition, Lag>, bool), SourceFault> {
+        let (positions, is_all) = self.positions();
         let partitions: Vec<TopicPartition> = positions.keys().cloned().collect();
         if partitions.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok((BTreeMap::new(), is_all));
         }
         let source = match &mut self.source {
             Some(source) => source,
@@ -104,31 +108,63 @@ impl Observer {
         };
         let bounds = source.bounds(&partitions)?;
         self.unread_since.retain(|partition, _| positions.contains_key(partition));
-        let now_ms = now_ms();
+        let now_ms = clock::now_ms();
         let mut lags = BTreeMap::new();
-        for (partition, position) in positions {
+        let n_ours = positions.len();
+        for (partition, (next, oldest_ms)) in positions {
             let Some(bounds) = bounds.get(&partition) else { continue };
-            let records = (bounds.last_stable.0 - position.next.0).max(0);
-            let seconds = self.age(&partition, position, records, now_ms);
-            lags.insert(partition, Lag { next_offset: position.next.0, records, seconds });
+            let records = (bounds.last_stable.0 - next.0).max(0);
+            let seconds = self.age(&partition, next, oldest_ms, records, now_ms);
+            let uncommitted = (bounds.high_watermark.0 - bounds.last_stable.0).max(0);
+            lags.insert(partition, Lag { next_offset: next.0, records, seconds, uncommitted });
         }
-        Ok(lags)
+        let is_all = is_all && lags.len() == n_ours;
+        Ok((lags, is_all))
+    }
+
+    /// How far the partitions are that are ours, by the database's word where they were never read; and whether that is
+    /// known of all of them.
+    fn positions(&self) -> (BTreeMap<TopicPartition, (NextOffset, Option<i64>)>, bool) {
+        let ours = self.vitals.positions();
+        let standings = match ours.values().all(|position| position.next.is_some()) {
+            true => Vec::new(),
+            false => self.database.ledger().standings().unwrap_or_else(|failure| {
+                log::debug!("observing: {failure}");
+                Vec::new()
+            }),
+        };
+        let recorded: BTreeMap<_, _> = standings.into_iter().map(|at| (at.partition, at.next)).collect();
+        let n_ours = ours.len();
+        let placed = ours.into_iter().filter_map(|(partition, Position { next, oldest_ms })| {
+            let next = next.or_else(|| recorded.get(&partition).copied())?;
+            Some((partition, (next, oldest_ms)))
+        });
+        let placed: BTreeMap<_, _> = placed.collect();
+        let is_all = placed.len() == n_ours;
+        (placed, is_all)
     }
 
     /// How long the oldest record that isn't durable has been in Kafka. Of those that nobody has read yet the time is
     /// not known: for how long they have been seen is the least that it can be.
-    fn age(&mut self, partition: &TopicPartition, position: Position, records: i64, now_ms: i64) -> f64 {
-        if records == 0 || position.oldest_ms.is_some() {
+    fn age(
+        &mut self,
+        partition: &TopicPartition,
+        next: NextOffset,
+        oldest_ms: Option<i64>,
+        records: i64,
+        now_ms: i64,
+    ) -> f64 {
+        if records == 0 || oldest_ms.is_some() {
             self.unread_since.remove(partition);
         }
-        match position.oldest_ms {
+        match oldest_ms {
             _ if records == 0 => 0.0,
             Some(oldest_ms) => (now_ms - oldest_ms).max(0) as f64 / 1e3,
             None => {
-                let now = (position.next, Instant::now());
+                let now = (next, Instant::now());
                 let since = self.unread_since.entry(partition.clone()).or_insert(now);
                 // What waited then has been written.
-                if since.0 != position.next {
+                if since.0 != next {
                     *since = now;
                 }
                 since.1.elapsed().as_secs_f64()
@@ -159,7 +195,7 @@ impl Observer {
             rows_per_s = rounded(n_rows as f64 / seconds, 0),
             dead_letters = now.dead_letters - before.dead_letters,
             skipped = now.skipped - before.skipped,
-            lag_records = self.vitals.lag_records(),
+            lag_records:serde = self.vitals.lag_records(),
             lag_s = rounded(lag_seconds, 1),
             batches = now.batches - before.batches,
             rows_per_batch = rounded(n_rows as f64 / n_batches as f64, 0),
@@ -177,9 +213,4 @@ fn ids(capacity: &Capacity) -> Ids {
 fn rounded(value: f64, decimals: i32) -> f64 {
     let scale = 10_f64.powi(decimals);
     (value * scale).round() / scale
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

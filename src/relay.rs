@@ -29,6 +29,8 @@ pub struct Relay {
     // They have arrived, and PostgreSQL doesn't know it yet. At most a page.
     unmarked: Vec<Letter>,
     outage: Outage,
+    // Where only the relay's own reads and marks are refused.
+    database: Outage,
     backoff: Backoff,
     has_told_of_length: bool,
 }
@@ -54,6 +56,7 @@ impl Relay {
             outlet: None,
             unmarked: Vec::new(),
             outage: Outage::new("dead_letters.topic", None),
+            database: Outage::new("relaying dead letters: the database", None),
             backoff: Backoff::unseeded(config.retry.initial, config.retry.max),
             has_told_of_length: false,
         })
@@ -86,6 +89,7 @@ impl Relay {
                 return self.database_failed(&failure);
             }
             self.unmarked.clear();
+            self.database.back();
         }
         let outlet = match &mut self.outlet {
             Some(outlet) => outlet,
@@ -100,6 +104,7 @@ impl Relay {
             Err(failure) => return self.database_failed(&failure),
         };
         if page.is_empty() {
+            self.database.back();
             self.outage.back();
             return Turn::Nothing;
         }
@@ -134,6 +139,7 @@ impl Relay {
             return self.database_failed(&failure);
         }
         self.unmarked.clear();
+        self.database.back();
         Turn::Relayed
     }
 
@@ -148,7 +154,8 @@ impl Relay {
         match failure.fault {
             Fault::Connection | Fault::WrongNode | Fault::Resource => log::debug!("relay: {failure}"),
             Fault::Transaction | Fault::Lock | Fault::Statement => log::debug!("relay: {failure}"),
-            _ => return self.failed(failure),
+            // Without a limit there is no end to its patience.
+            _ => drop(self.database.failed(failure)),
         }
         Turn::Failed
     }

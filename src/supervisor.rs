@@ -11,6 +11,7 @@ use crate::heartbeat::Heartbeat;
 use crate::http::{self, Shown};
 use crate::ledger::Ledger;
 use crate::logger;
+use crate::metrics::Totals;
 use crate::observer::Observer;
 use crate::outage::Outage;
 use crate::pipeline_lock::PipelineLock;
@@ -34,6 +35,9 @@ const STOP_MAX: Duration = Duration::from_secs(9);
 
 /// After a bounded run, dead letters have been relayed by then; what has not been waits in the database.
 const RELAY_MAX: Duration = Duration::from_secs(30);
+
+/// For so long a lock that an earlier session of this process may still hold is tried again.
+const LOCK_MAX: Duration = Duration::from_secs(15);
 
 /// After an error, the consumer has left its group by then.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
@@ -82,19 +86,31 @@ pub fn run(config: &Config, request: Request, reload: &Reload<'_>) -> Result<(),
         secrets: Secrets::read(&config.kafka),
     };
     let mut shared = Some(shared);
+    // The first has no earlier session of its own to wait for.
+    let mut lock_max = Duration::ZERO;
     loop {
         let next = shared.take().unwrap_or_else(|| supervisor.shared_again());
-        match supervisor.generation(next)? {
+        match supervisor.generation(next, lock_max)? {
             After::Done => return Ok(()),
             After::StartOver => log::info!("starting over with the new secrets"),
         }
+        lock_max = LOCK_MAX;
     }
 }
 
 /// What follows the end of all threads.
+#[derive(Debug, PartialEq, Eq)]
 enum After {
     Done,
     StartOver,
+}
+
+/// What the threads have been asked to end for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Not,
+    ToStartOver,
+    ForGood,
 }
 
 struct Supervisor<'a> {
@@ -115,17 +131,20 @@ impl Supervisor<'_> {
         let Shown { metrics, vitals, database } = self.shown.clone();
         metrics.kafka_up.set(0);
         vitals.set_positions(BTreeMap::new());
+        vitals.set_unread(None);
         Shared { metrics, vitals, database, ..shared }
     }
 
     /// Starts all threads and waits until they have ended.
-    fn generation(&mut self, shared: Shared) -> Result<After, Stop> {
+    fn generation(&mut self, shared: Shared, lock_max: Duration) -> Result<After, Stop> {
         let shutdown = Shutdown::new();
         let (ends_tx, ends_rx) = bounded_ends(self.config);
         {
             let (config, bounded) = (self.config.clone(), self.request.bounded);
             let (shutdown, ends_tx) = (shutdown.clone(), ends_tx.clone());
-            spawn("consumer", ends_tx.clone(), move || work(&config, bounded, shared, &shutdown, &ends_tx).map(Some))?;
+            spawn("consumer", ends_tx.clone(), move || {
+                work(&config, bounded, lock_max, shared, &shutdown, &ends_tx).map(Some)
+            })?;
         }
         // The supervisor keeps no end of this channel.
         drop(ends_tx);
@@ -134,26 +153,24 @@ impl Supervisor<'_> {
 
     fn supervise(&mut self, shutdown: &Shutdown, ends_rx: &Receiver<End>) -> Result<After, Stop> {
         let mut deadline = never();
-        let (mut starts_over, mut asked_at) = (false, None);
+        let (mut ending, mut asked_at) = (Ending::Not, None);
         let ticks = if self.progress.is_some() { tick(PROGRESS_INTERVAL) } else { never() };
-        let bounded = self.request.bounded;
-        let stopped = || match bounded {
-            true => Err(Stop::new(ExitCode::TryLater, "stopped by a signal before the end was reached; run it again")),
-            false => Ok(After::Done),
-        };
         let signals_rx = self.signals_rx.clone();
         loop {
             select! {
                 recv(ends_rx) -> end => match end {
-                    Ok(Ok(Some(Ended::ReachedEnds))) => return Ok(After::Done),
-                    Ok(Ok(Some(Ended::Asked))) if starts_over => {
-                        // Their locks are given back when they have ended.
-                        while ends_rx.recv_timeout(STOP_MAX).is_ok() {}
-                        return Ok(After::StartOver);
+                    Ok(Ok(Some(Ended::ReachedEnds))) => {
+                        self.tell_totals();
+                        return Ok(After::Done);
                     }
-                    Ok(Ok(Some(Ended::Asked))) => return stopped(),
+                    // The others' locks are given back when they have ended, too. Until then an error is an error, and a
+                    // signal a signal.
+                    Ok(Ok(Some(Ended::Asked))) if ending == Ending::ToStartOver => deadline = after(STOP_MAX),
+                    Ok(Ok(Some(Ended::Asked))) => return self.stopped(),
                     // A helper's orderly end: its channel was closed by the consumer, who speaks last.
                     Ok(Ok(None)) => {}
+                    Err(_) if ending == Ending::ToStartOver => return Ok(After::StartOver),
+                    Err(_) if ending == Ending::ForGood => return self.stopped(),
                     Ok(Err(stop)) => {
                         leave(shutdown, ends_rx);
                         return Err(stop);
@@ -164,20 +181,20 @@ impl Supervisor<'_> {
                     SIGHUP => {
                         if self.has_new_secrets() && !shutdown.is_triggered() {
                             log::info!("secrets of Kafka have changed: finishing what is open, to connect by the new ones");
-                            starts_over = true;
+                            ending = Ending::ToStartOver;
                             shutdown.trigger();
                         }
                     }
                     // timeout(1) signals a process, and then its group.
                     _ if asked_at.is_some_and(|at: Instant| at.elapsed() < ECHO_MAX) => {}
-                    signal if shutdown.is_triggered() && !starts_over => {
+                    signal if ending == Ending::ForGood => {
                         let code = if signal == SIGINT { ExitCode::Interrupted } else { ExitCode::Terminated };
                         let message = "second signal, ending at once; what was not committed is read again";
                         return Err(Stop::new(code, message));
                     }
                     _ => {
                         log::info!("stopping: finishing what is open; a second signal ends at once");
-                        starts_over = false;
+                        ending = Ending::ForGood;
                         asked_at = Some(Instant::now());
                         shutdown.trigger();
                         deadline = after(STOP_MAX);
@@ -185,14 +202,31 @@ impl Supervisor<'_> {
                 },
                 recv(ticks) -> _ => if let Some(progress) = &mut self.progress {
                     let Shown { metrics, vitals, .. } = &self.shown;
-                    progress.reached(metrics.totals().records, u64::try_from(vitals.lag_records()).unwrap_or(0));
+                    let n_left = vitals.lag_records().and_then(|n| u64::try_from(n).ok());
+                    progress.reached(metrics.totals().records, n_left);
                 },
                 recv(deadline) -> _ => {
                     log::warn!("not everything has ended in time; what was not committed is read again");
-                    return stopped();
+                    return if ending == Ending::ToStartOver { Ok(After::StartOver) } else { self.stopped() };
                 },
             }
         }
+    }
+
+    /// The end that a signal has asked for.
+    fn stopped(&self) -> Result<After, Stop> {
+        self.tell_totals();
+        match self.request.bounded {
+            true => Err(Stop::new(ExitCode::TryLater, "stopped by a signal before the end was reached; run it again")),
+            false => Ok(After::Done),
+        }
+    }
+
+    /// The sum of what this process did, once.
+    fn tell_totals(&self) {
+        let Totals { records, rows, dead_letters, skipped, batches, .. } = self.shown.metrics.totals();
+        let trouble = self.shown.metrics.trouble();
+        log::info!(records, rows, dead_letters, skipped, batches, trouble:%; "stopped");
     }
 
     /// Reads the configuration again, and says what comes of it. `true` where Kafka is to be connected to anew.
@@ -208,7 +242,13 @@ impl Supervisor<'_> {
                 if !is_same {
                     log::warn!("SIGHUP: more than log.level has changed in the configuration: that needs a restart");
                 }
-                log::info!(log_level = config.log.level.as_str(); "SIGHUP: configuration read again");
+                match logger::environment() {
+                    None => log::info!(log_level = config.log.level.as_str(); "SIGHUP: configuration read again"),
+                    Some(filter) => {
+                        let why = format!("RUST_LOG={filter:?} outweighs log.level");
+                        log::info!(why; "SIGHUP: configuration read again");
+                    }
+                }
             }
         }
         let secrets = Secrets::read(&self.config.kafka);
@@ -282,11 +322,12 @@ fn spawn(name: &str, ends_tx: Sender<End>, work: impl FnOnce() -> End + Send + '
 fn work(
     config: &Config,
     bounded: bool,
+    lock_max: Duration,
     shared: Shared,
     shutdown: &Shutdown,
     ends_tx: &Sender<End>,
 ) -> Result<Ended, Stop> {
-    match prepared(config, bounded, shared, shutdown, ends_tx) {
+    match prepared(config, bounded, lock_max, shared, shutdown, ends_tx) {
         Err(NotStarted::Asked) => Ok(Ended::Asked),
         Err(NotStarted::Stop(stop)) => Err(stop),
         Ok(ended) => Ok(ended),
@@ -296,6 +337,7 @@ fn work(
 fn prepared(
     config: &Config,
     bounded: bool,
+    lock_max: Duration,
     mut shared: Shared,
     shutdown: &Shutdown,
     ends_tx: &Sender<End>,
@@ -312,9 +354,13 @@ fn prepared(
     shared.metrics.kafka_up.set(1);
     let mut ledger = database.ledger();
     if bounded || config.kafka.assignment != AssignmentMode::Group {
-        if !patience.database(&shared.database, || ledger.lock_pipeline())? {
-            let message = format!("another run holds pipeline {:?}; run this one again later", config.pipeline);
-            return Err(Stop::new(ExitCode::TryLater, message).into());
+        let asked_at = Instant::now();
+        while !patience.database(&shared.database, || ledger.lock_pipeline())? {
+            if asked_at.elapsed() >= lock_max {
+                let message = format!("another run holds pipeline {:?}; run this one again later", config.pipeline);
+                return Err(Stop::new(ExitCode::TryLater, message).into());
+            }
+            patience.pause()?;
         }
         shared.pipeline_lock = Some(PipelineLock::taken());
     }
@@ -405,3 +451,6 @@ fn prepared(
     }
     Ok(ended)
 }
+
+#[cfg(test)]
+mod tests;

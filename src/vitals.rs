@@ -14,11 +14,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How long work may be there without any of it becoming durable until the process is not ready.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
+/// How many records wait was never found out, or not at the last look.
+const UNKNOWN: i64 = -1;
+
 /// How far one partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    /// Up to where it is durable.
-    pub next: NextOffset,
+    /// Up to where it is durable; `None`: only the database knows, because it was never read here.
+    pub next: Option<NextOffset>,
     /// When the oldest record that has been read, and isn't durable yet, came into Kafka: milliseconds since the epoch.
     pub oldest_ms: Option<i64>,
 }
@@ -32,9 +35,11 @@ pub struct Vitals {
     progressed_at: AtomicU64,
     database_answered: AtomicBool,
     has_started: AtomicBool,
-    // Records that are known to wait in Kafka.
+    // Records that wait in Kafka, or `UNKNOWN`.
     lag_records: AtomicI64,
     positions: Mutex<BTreeMap<TopicPartition, Position>>,
+    // Of the partitions that are ours and not read: one, and since when.
+    unread: Mutex<Option<(TopicPartition, Instant)>>,
 }
 
 impl Default for Vitals {
@@ -52,8 +57,9 @@ impl Vitals {
             progressed_at: AtomicU64::new(0),
             database_answered: AtomicBool::new(false),
             has_started: AtomicBool::new(false),
-            lag_records: AtomicI64::new(0),
+            lag_records: AtomicI64::new(UNKNOWN),
             positions: Mutex::new(BTreeMap::new()),
+            unread: Mutex::new(None),
         }
     }
 
@@ -83,7 +89,7 @@ impl Vitals {
         self.progressed_at.store(self.now(), Ordering::Relaxed);
     }
 
-    /// Nothing is open or under way. That is as good as progress, unless records wait in Kafka.
+    /// Nothing is open or under way. That is as good as progress, unless records wait in Kafka, or may.
     pub fn idle(&self) {
         if self.lag_records.load(Ordering::Relaxed) == 0 {
             self.progressed();
@@ -95,19 +101,24 @@ impl Vitals {
         *self.lock() = positions;
     }
 
+    /// Sets which of the partitions that are ours has not been read for longest, and since when.
+    pub fn set_unread(&self, oldest: Option<(TopicPartition, Instant)>) {
+        *self.unread.lock().unwrap_or_else(PoisonError::into_inner) = oldest;
+    }
+
     /// How far they are.
     pub fn positions(&self) -> BTreeMap<TopicPartition, Position> {
         self.lock().clone()
     }
 
-    /// Sets how many records wait in Kafka.
-    pub fn set_lag_records(&self, n: i64) {
-        self.lag_records.store(n, Ordering::Relaxed);
+    /// Sets how many records wait in Kafka; `None`: that could not be found out.
+    pub fn set_lag_records(&self, n: Option<i64>) {
+        self.lag_records.store(n.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// How many records were known to wait in Kafka at the last look.
-    pub fn lag_records(&self) -> i64 {
-        self.lag_records.load(Ordering::Relaxed)
+    /// How many records waited in Kafka at the last look; `None`: that is not known.
+    pub fn lag_records(&self) -> Option<i64> {
+        Some(self.lag_records.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN)
     }
 
     /// Whether the threads turn; else why not. The writers have a watchdog, which ends the process.
@@ -128,7 +139,21 @@ impl Vitals {
             (true, false) => Err("Kafka does not answer".to_owned()),
             _ if !has_started => Err("starting".to_owned()),
             _ if stalled > STALL_MAX => {
-                Err(format!("there is work, but nothing has become durable for {} s", stalled.as_secs()))
+                let why = match self.lag_records() {
+                    None => "it is not known whether records wait, and",
+                    Some(_) => "there is work, but",
+                };
+                Err(format!("{why} nothing has become durable for {} s", stalled.as_secs()))
+            }
+            _ => self.all_read(),
+        }
+    }
+
+    /// Progress of the others is none of a partition that nobody reads.
+    fn all_read(&self) -> Result<(), String> {
+        match &*self.unread.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((partition, since)) if since.elapsed() > STALL_MAX => {
+                Err(format!("partition {partition} is ours and has not been read for {} s", since.elapsed().as_secs()))
             }
             _ => Ok(()),
         }
@@ -174,14 +199,34 @@ mod tests {
         vitals.progressed_at.store(0, Ordering::Relaxed);
         assert!(vitals.ready(true, true).is_err_and(|why| why.contains("for 65 s")));
         // Records wait, and nobody reads them.
-        vitals.set_lag_records(1);
+        vitals.set_lag_records(Some(1));
         vitals.idle();
         assert!(vitals.ready(true, true).is_err());
         vitals.progressed();
         assert_eq!(vitals.ready(true, true), Ok(()));
         vitals.progressed_at.store(0, Ordering::Relaxed);
-        vitals.set_lag_records(0);
+        vitals.set_lag_records(Some(0));
         vitals.idle();
+        assert_eq!(vitals.ready(true, true), Ok(()));
+        // Whether there is nothing to do is not known.
+        vitals.progressed_at.store(0, Ordering::Relaxed);
+        vitals.set_lag_records(None);
+        vitals.idle();
+        assert!(vitals.ready(true, true).is_err_and(|why| why.starts_with("it is not known")));
+    }
+
+    #[test]
+    fn a_partition_that_nobody_reads_is_not_made_up_for_by_others() {
+        let vitals = Vitals::new();
+        vitals.started();
+        let since = |ago| Instant::now().checked_sub(ago).expect("the machine runs for longer");
+        vitals.set_unread(Some((TopicPartition::new("t", 3), since(STALL_MAX / 2))));
+        assert_eq!(vitals.ready(true, true), Ok(()));
+        vitals.set_unread(Some((TopicPartition::new("t", 3), since(STALL_MAX + Duration::from_secs(5)))));
+        vitals.progressed();
+        let why = "partition t/3 is ours and has not been read for 65 s".to_owned();
+        assert_eq!(vitals.ready(true, true), Err(why));
+        vitals.set_unread(None);
         assert_eq!(vitals.ready(true, true), Ok(()));
     }
 

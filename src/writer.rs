@@ -6,6 +6,7 @@
 use crate::backoff::Backoff;
 use crate::batch::Batch;
 use crate::brake::Brake;
+use crate::clock;
 use crate::config::{Config, Retry, Topics};
 use crate::delivery::{Discard, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
@@ -20,7 +21,7 @@ use crate::vitals::Vitals;
 use crate::work::Work;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// More pieces than this make no statement shorter that is worth it.
 const PIECES_MAX: usize = 1 << 16;
@@ -248,8 +249,7 @@ impl<'a> Attempt<'a> {
         self.brake().durable(work);
         self.shared.lane.advance(self.seq);
         log::debug!(seq = self.seq.0, records = work.batch.len(), took_ms = took.as_millis() as u64; "durable");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.shared.metrics.durable(work, took, i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+        self.shared.metrics.durable(work, took, clock::now_ms());
         Next::Settled(Settlement::Durable(durable))
     }
 

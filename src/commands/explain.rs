@@ -1,6 +1,7 @@
 //! `explain`: reads messages from a file, a pipe or a topic, and prints what each becomes, as it reads.
 
 use super::output::{self, Halt, duplicate, halt};
+use crate::clock;
 use crate::config::{AssignmentMode, Config, Kafka};
 use crate::decode::settings::Settings;
 use crate::exit::{ExitCode, Stop};
@@ -20,7 +21,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Lines that are no messages are told of one by one up to so many; then they are counted.
 const COMPLAINTS_MAX: u64 = 20;
@@ -120,7 +121,7 @@ fn explain_lines(
             Some(Line::Whole(bytes)) => Value::Bytes(bytes),
             Some(Line::TooLong { bytes, sha256 }) => Value::TooLarge { bytes, sha256 },
         };
-        let timestamp_ms = sender.timestamp_ms.unwrap_or_else(now_ms);
+        let timestamp_ms = sender.timestamp_ms.unwrap_or_else(clock::now_ms);
         let record = Record {
             topic,
             partition: 0,
@@ -301,11 +302,6 @@ fn progress_to(extent: Extent) -> Progress {
         true => Progress::none(),
         false => Progress::start("explain", "messages", extent),
     }
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// What is printed.

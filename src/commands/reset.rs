@@ -1,6 +1,7 @@
 //! `reset`: moves a pipeline's positions by hand, after showing what that does.
 
 use super::output::{self, Halt, halt};
+use crate::clock;
 use crate::config::Config;
 use crate::database::{Database, Reset};
 use crate::decode::settings::Target as Table;
@@ -14,7 +15,6 @@ use crate::reset::{Effect, Look, Target, To};
 use crate::shutdown::Shutdown;
 use crate::source::{Bounds, Source, SourceFault};
 use crate::startup::{self, Patience};
-use chrono::Utc;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
@@ -130,7 +130,7 @@ fn look(source: &mut dyn Source, request: &Request) -> Result<Result<Look, Stop>
     };
     let partitions: Vec<_> = numbers.map(|number| TopicPartition::new(topic.clone(), number)).collect();
     if let To::TimeMs(time_ms) = request.to
-        && time_ms > Utc::now().timestamp_millis()
+        && time_ms > clock::now_ms()
     {
         let what = "--to is a time to come; behind the newest record is: --to latest";
         return Ok(Err(Stop::new(ExitCode::Usage, what)));

@@ -2,6 +2,7 @@
 
 use super::output::{BAD, HEADING, WARN};
 use super::{print, print_styled, with_patience};
+use crate::clock;
 use crate::config::{AssignmentMode, Config, Kafka};
 use crate::database::Database;
 use crate::exit::Stop;
@@ -11,7 +12,6 @@ use crate::record::{NextOffset, TopicPartition};
 use crate::source::{self, Bounds};
 use crate::startup;
 use anstyle::Style;
-use chrono::Utc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,13 @@ struct Behind {
     records: i64,
     // `None`: the record was not found in time, or has no timestamp.
     seconds: Option<f64>,
+}
+
+impl Behind {
+    /// Records that can't be read until a producer ends its transaction. They are no lag.
+    fn uncommitted(&self) -> i64 {
+        (self.bounds.high_watermark.0 - self.bounds.last_stable.0).max(0)
+    }
 }
 
 /// The cells of one line.
@@ -86,7 +93,7 @@ fn behind(config: &Config, standings: &[Standing]) -> Result<AllBehind, Stop> {
     let ends: BTreeMap<_, _> = waiting.map(|(p, behind)| (p.clone(), behind.bounds.last_stable)).collect();
     match oldest::timestamps_ms(source.as_mut(), &positions, &ends, OLDEST_MAX) {
         Ok(oldest) => {
-            let now_ms = Utc::now().timestamp_millis();
+            let now_ms = clock::now_ms();
             for (partition, timestamp_ms) in oldest {
                 if let Some(behind) = behind.get_mut(&partition) {
                     behind.seconds = timestamp_ms.map(|at| (now_ms - at).max(0) as f64 / 1e3);
@@ -106,6 +113,7 @@ fn as_json(standing: &Standing, behind: Option<&Behind>) -> serde_json::Value {
         "next_offset": standing.next.0,
         "end_offset": behind.map(|behind| behind.bounds.last_stable.0),
         "lag_records": behind.map(|behind| behind.records),
+        "uncommitted_records": behind.map(Behind::uncommitted),
         "lag_seconds": behind.and_then(|behind| behind.seconds),
         "epoch": standing.epoch.0,
         "owner": standing.owner,
@@ -132,6 +140,7 @@ fn table(pipeline: &str, standings: &[Standing], all_behind: &AllBehind) -> Stri
     };
     let widths: Vec<usize> = (0..HEADER.len()).map(width).collect();
     let mut out = summary(pipeline, standings, all_behind);
+    out.extend(all_behind.iter().filter_map(|(partition, behind)| uncommitted(partition, behind)));
     for (owner, lines) in &by_owner {
         let owner = owner.map_or("nobody has claimed yet".to_owned(), |owner| format!("owner {owner}"));
         out.push_str(&format!("\n{owner}\n"));
@@ -159,12 +168,29 @@ fn summary(pipeline: &str, standings: &[Standing], all_behind: &AllBehind) -> St
     let lag = match all_behind.len() == n {
         true => {
             let records: i64 = all_behind.values().map(|behind| behind.records).sum();
-            let seconds = all_behind.values().filter_map(|behind| behind.seconds).fold(0.0, f64::max);
-            format!("{records} records behind ({})", age(seconds))
+            format!("{records} records behind ({})", oldest(all_behind))
         }
         false => "lag not known".to_owned(),
     };
     format!("pipeline {pipeline:?}: {n} partition{plural}, {lag}, {dead} dead letters so far\n")
+}
+
+/// What looks like nothing to do, and isn't.
+fn uncommitted(partition: &TopicPartition, behind: &Behind) -> Option<String> {
+    let n = behind.uncommitted();
+    let waits = if n == 1 { "record waits" } else { "records wait" };
+    (n > 0).then(|| format!("{partition}: {n} {waits} for an open transaction\n"))
+}
+
+/// The age of the oldest record that waits. Of some it may not be known: then it is the least that it can be.
+fn oldest(all_behind: &AllBehind) -> String {
+    let known = all_behind.values().filter(|behind| behind.records > 0).map(|behind| behind.seconds);
+    let is_all_known = known.clone().all(|seconds| seconds.is_some());
+    match (known.flatten().reduce(f64::max), is_all_known) {
+        (seconds, true) => age(seconds.unwrap_or(0.0)),
+        (Some(seconds), false) => format!("{} or more", age(seconds)),
+        (None, false) => "?".to_owned(),
+    }
 }
 
 fn line(standing: &Standing, behind: Option<&Behind>) -> Line {

@@ -81,6 +81,8 @@ pub(super) struct Flow {
     pub barrier: Option<bool>,
     /// Why the process has to stop.
     pub stop: Option<Stop>,
+    /// Why a claim has failed though the database is there, until everything is claimed.
+    pub claim_failure: Option<String>,
     /// Closed, but not known to come from the logs that are followed.
     sealed: VecDeque<Batch>,
     /// To be sent.
@@ -125,6 +127,7 @@ impl Flow {
             progress: None,
             barrier: None,
             stop: None,
+            claim_failure: None,
             sealed: VecDeque::new(),
             ready: VecDeque::new(),
             shared,
@@ -193,16 +196,16 @@ impl Flow {
         is_empty && self.tracker.batches_in_flight() == 0 && self.owned.values().all(is_read)
     }
 
-    /// How far the partitions are that are read.
+    /// How far the partitions are that are ours; one that was never read stands where only the database knows.
     pub fn positions(&self) -> BTreeMap<TopicPartition, Position> {
         let closed: Vec<_> = self.ready.iter().chain(&self.sealed).map(Batch::oldest_ms).collect();
         let open = self.batcher.open_oldest_ms();
         let position = |partition: TopicPartition| {
             let waiting = closed.iter().chain([&open]).filter_map(|batch| *batch.get(&partition)?).min();
             let oldest_ms = earlier(waiting, self.tracker.oldest_ms(&partition));
-            Some((partition.clone(), Position { next: self.tracker.durable(&partition)?, oldest_ms }))
+            (partition.clone(), Position { next: self.tracker.durable(&partition), oldest_ms })
         };
-        self.reading().into_iter().filter_map(position).collect()
+        self.owned.keys().cloned().map(position).collect()
     }
 
     /// Whether a closed batch waits.
@@ -324,7 +327,14 @@ impl Flow {
     /// Asks for a claim of everything that is due, unless the last question is still open.
     pub fn claim_due(&mut self, now: Instant) {
         let due = |ownership: &Ownership| matches!(ownership.phase, Phase::Unclaimed { ask_at } if ask_at <= now);
-        let partitions: Vec<_> = self.owned.iter().filter(|(_, o)| due(o)).map(|(p, _)| p.clone()).collect();
+        let mut partitions: Vec<_> = self.owned.iter().filter(|(_, o)| due(o)).map(|(p, _)| p.clone()).collect();
+        if self.claim_failure.is_some() {
+            // Somebody holds the row of one: the others need not wait for it.
+            partitions.truncate(1);
+        }
+        if self.owned.values().all(|o| !matches!(o.phase, Phase::Unclaimed { .. } | Phase::Asked(_))) {
+            self.claim_failure = None;
+        }
         if !partitions.is_empty() {
             self.ask_for(partitions.clone(), Question::Claim(partitions));
         }
@@ -440,6 +450,11 @@ impl Flow {
             }
         } else if self.claim_open == Some(ticket) {
             self.claim_open = None;
+            if let Err(failure) = &answer
+                && matches!(failure.fault, Fault::Transaction | Fault::Lock | Fault::Statement)
+            {
+                self.claim_failure = Some(failure.to_string());
+            }
             self.take_claims(ticket, answer.ok());
         }
     }

@@ -1,7 +1,7 @@
 //! What the consumer says of itself after each turn, for probes and gauges.
 
 use super::Consumer;
-use super::flow::locked;
+use super::flow::{Phase, locked};
 use std::time::{Duration, Instant};
 
 /// How often the positions are said: for a gauge that is looked at every few seconds.
@@ -22,12 +22,22 @@ impl Consumer<'_> {
         if self.reported_at.elapsed() >= POSITIONS_INTERVAL {
             self.reported_at = Instant::now();
             vitals.set_positions(flow.positions());
+            let is_read = |phase: &Phase| matches!(phase, Phase::Reading);
+            let unread = flow.owned.iter().filter(|(_, ownership)| !is_read(&ownership.phase));
+            self.unread.look(unread.map(|(partition, _)| partition), self.reported_at);
+            vitals.set_unread(self.unread.oldest());
+            // That the database is away is said elsewhere.
+            if let Some(why) = &flow.claim_failure {
+                for partition in self.unread.take_overdue(self.reported_at) {
+                    log::warn!(partition:%, why; "ours, but it can't be claimed, trying again");
+                }
+            }
         }
         if let Some(ends) = &self.ends {
             let left = |(partition, end): (_, &crate::record::NextOffset)| {
                 flow.tracker.durable(partition).map_or(0, |durable| (end.0 - durable.0).max(0))
             };
-            vitals.set_lag_records(ends.iter().map(left).sum());
+            vitals.set_lag_records(Some(ends.iter().map(left).sum()));
         }
     }
 }

@@ -8,30 +8,26 @@
 //!
 //! Pages are found by the primary key, so that a million letters need no more memory than a page.
 
+mod query;
+mod redrive;
 mod relay;
 
 pub use relay::Unrelayed;
 
-use super::binary;
 use super::columns::{self, Fingerprint, Target, lock_and_look, look};
 use super::commit::{self, End};
-use super::copy::{Refused, Rows, copy};
-use super::failure::plain;
 use super::ledger::lock_key;
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
 use super::sink::unreadable;
-use super::statements::{STAGING, Statements};
+use super::statements::Statements;
 use crate::dead_letters::{Counts, Filter, Letter, LetterId, RefusedRecord};
-use crate::fault::{Failure, Fault};
-use crate::record::{Offset, TopicPartition};
-use crate::redrive::{Anew, Plan, Stay, Unit, Why};
-use crate::row::{MetricRow, PriceRow};
+use crate::fault::Failure;
+use crate::redrive::{Plan, Stay};
 use crate::sink::CommitFailure;
-use postgres::types::ToSql;
-use postgres::{Client, Row};
-use std::cmp::Reverse;
+use postgres::Client;
+use query::{COLUMNS, Chosen, PLACE, Places, descending, id, letter};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,15 +35,6 @@ use std::time::Duration;
 const ROLLBACK_MAX: Duration = Duration::from_secs(2);
 /// Values of a page, in bytes, at most, but for a single record that has more.
 const PAGE_BYTES_MAX: i64 = 16 << 20;
-
-/// What is read of a letter; see [`letter`].
-const COLUMNS: &str = "d.topic, d.partition, d.record_offset, d.element, d.key, d.record_timestamp_ms, d.payload_bytes, \
-     d.payload_sha256, d.record_elements, d.reason_class, d.reason_code, d.reason, \
-     to_char(d.first_seen AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
-     to_char(d.redriven_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
-     to_char(d.discarded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-/// A letter's name, as the primary key has it behind the pipeline.
-const PLACE: &str = "d.topic, d.partition, d.record_offset, d.element";
 
 /// What a page of letters has come to.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -404,216 +391,6 @@ impl PostgresLetters {
         let payloads = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<_>, _>>();
         payloads.map_err(|error| unreadable(DOING, &error))
     }
-
-    /// Writes as many units at once as PostgreSQL takes. Each refusal makes the next attempt smaller, down to one unit,
-    /// which then is the one that is refused; so a page of nothing but refused rows does not take forever.
-    fn write_units<'u, 'r>(&mut self, units: &'u [Unit<'r>]) -> Result<(Vec<&'u Unit<'r>>, Written), Failure> {
-        let (mut taken, mut written) = (Vec::new(), Written::default());
-        let mut left: Vec<&Unit<'r>> = units.iter().rev().collect();
-        let mut n_at_once = left.len();
-        while !left.is_empty() {
-            let n = n_at_once.clamp(1, left.len());
-            let start = left.len() - n;
-            match self.write_at_once(&left[start..])? {
-                Attempt::Taken { n_rows, n_windows_kept } => {
-                    written.n_rows += n_rows;
-                    written.n_windows_kept += n_windows_kept;
-                    taken.extend(left.drain(start..));
-                    n_at_once = n * 2;
-                }
-                Attempt::Refused { unit_idx: Some(idx), sqlstate, reason } => {
-                    n_at_once = n / 2;
-                    written.refused.extend(left.remove(start + idx).letters.iter().map(|(id, was)| Stay {
-                        id: id.clone(),
-                        was: was.clone(),
-                        why: Why::Refused(sqlstate.clone(), reason.clone()),
-                    }));
-                }
-                Attempt::Refused { unit_idx: None, .. } => n_at_once = n / 2,
-            }
-        }
-        Ok((taken, written))
-    }
-
-    /// The units stand from the oldest to the newest.
-    fn write_at_once(&mut self, units: &[&Unit<'_>]) -> Result<Attempt, Failure> {
-        self.call("beginning to write", |client| client.batch_execute("SAVEPOINT units"))?;
-        let refusal = match self.copy_prices(units).and_then(|n_prices| Ok((n_prices, self.insert_metrics(units)?))) {
-            Ok((n_prices, (n_windows, n_windows_kept))) => {
-                self.call("going on", |client| client.batch_execute("RELEASE SAVEPOINT units"))?;
-                return Ok(Attempt::Taken { n_rows: n_prices + n_windows, n_windows_kept });
-            }
-            Err(refusal) => refusal,
-        };
-        let Refused { failure, row_idx: unit_idx } = refusal;
-        if !matches!(failure.fault, Fault::Record | Fault::UniqueKey) {
-            return Err(failure);
-        }
-        self.call("taking back", |client| {
-            client.batch_execute("ROLLBACK TO SAVEPOINT units; RELEASE SAVEPOINT units")
-        })?;
-        let unit_idx = unit_idx.or((units.len() == 1).then_some(0));
-        Ok(Attempt::Refused { unit_idx, sqlstate: failure.sqlstate.unwrap_or_default(), reason: failure.message })
-    }
-
-    /// How many. A refused row is named by its unit.
-    fn copy_prices(&mut self, units: &[&Unit<'_>]) -> Result<u64, Refused> {
-        let mut rows: Vec<(usize, &PriceRow<'_>)> = rows_of(units, |unit| &unit.prices);
-        if rows.is_empty() {
-            return Ok(0);
-        }
-        // Neighbours in the index are neighbours in the COPY, as a writer's are.
-        rows.sort_by(|(_, a), (_, b)| (&a.symbol, a.timestamp).cmp(&(&b.symbol, b.timestamp)));
-        binary::prices(&mut self.buffer, rows.iter().map(|(_, row)| *row));
-        let (table, sql) = (self.names.prices.clone(), self.sql.copy_prices.clone());
-        let copied = self.copy(&table, &table.bare, rows.len(), &sql);
-        copied.map_err(|refused| Refused { row_idx: refused.row_idx.map(|idx| rows[idx].0), ..refused })?;
-        Ok(rows.len() as u64)
-    }
-
-    /// How many windows are new, and how many rows were for one that is there already.
-    fn insert_metrics(&mut self, units: &[&Unit<'_>]) -> Result<(u64, u64), Refused> {
-        let mut rows: Vec<(usize, &MetricRow<'_>)> = rows_of(units, |unit| &unit.metrics);
-        let n_all = rows.len() as u64;
-        if n_all == 0 {
-            return Ok((0, 0));
-        }
-        // Of several for one window, the newest.
-        rows.sort_by_key(|(unit_idx, row)| {
-            (&row.symbol, row.window_start, row.window_end, Reverse((*unit_idx, row.origin.element)))
-        });
-        rows.dedup_by_key(|(_, row)| (&row.symbol, row.window_start, row.window_end));
-        let n_windows = rows.len();
-        binary::metrics(&mut self.buffer, 0, rows.iter().map(|(_, row)| *row));
-        let (table, sql) = (self.names.metrics.clone(), self.sql.copy_metrics.clone());
-        let copied = self.copy(&table, STAGING, n_windows, &sql);
-        copied.map_err(|refused| Refused { row_idx: refused.row_idx.map(|idx| rows[idx].0), ..refused })?;
-        let doing = format!("inserting into {table}");
-        let columns = binary::METRIC_COLUMNS;
-        let insert = format!(
-            "INSERT INTO {table} ({columns}) SELECT {columns} FROM pg_temp.{STAGING} \
-             ORDER BY symbol, window_start, window_end ON CONFLICT (symbol, window_start, window_end) DO NOTHING"
-        );
-        let absent = format!(
-            "SELECT count(*) FROM pg_temp.{STAGING} s WHERE NOT EXISTS (SELECT FROM {table} m \
-             WHERE m.symbol = s.symbol AND m.window_start = s.window_start AND m.window_end = s.window_end)"
-        );
-        let inserted = self.call(&doing, |client| client.execute(&insert, &[])).map_err(Refused::whole)?;
-        let n_absent: i64 = match inserted == n_windows as u64 {
-            true => 0,
-            false => {
-                let absent = self.call(&doing, |client| client.query_one(&absent, &[]));
-                absent.map_err(Refused::whole)?.get(0)
-            }
-        };
-        if n_absent > 0 {
-            let what = format!("{doing}: {n_absent} were not kept; remove the trigger or rule that drops rows");
-            return Err(Refused::whole(plain(Fault::Schema, what)));
-        }
-        let clear = format!("DELETE FROM pg_temp.{STAGING}");
-        self.call(&doing, |client| client.batch_execute(&clear)).map_err(Refused::whole)?;
-        Ok((inserted, n_all - inserted))
-    }
-
-    fn copy(&mut self, table: &Table, name_in_context: &str, n_rows: usize, sql: &str) -> Result<(), Refused> {
-        // Without their number: it is said of each row that is refused.
-        let doing = format!("writing to {table}");
-        let call_max = self.call_max;
-        let session = self.held.as_mut().expect("the letters are taken on it");
-        let statement = session.prepared(&doing, call_max, sql).map_err(Refused::whole)?;
-        let rows = Rows { bytes: &self.buffer, n_rows, name_in_context };
-        copy(session, call_max, &doing, &statement, rows)
-    }
-
-    /// Letters of the elements that are refused in records that are numbered anew: those that are there say so now, the
-    /// others are made. The value stays where it is, with the record's lowest letter.
-    fn number_anew(&mut self, units: &[&Unit<'_>]) -> Result<(), Failure> {
-        const DOING: &str = "numbering a record's letters anew";
-        let sql = format!(
-            "INSERT INTO {0} AS d (pipeline, topic, partition, record_offset, element, key, payload_bytes, reason_class, \
-               reason_code, reason, record_timestamp_ms, record_elements) \
-             SELECT l.pipeline, l.topic, l.partition, l.record_offset, w.element, l.key, l.payload_bytes, \
-               w.reason_class, '', w.reason, l.record_timestamp_ms, $9 \
-             FROM {0} l, unnest($6::int[], $7::text[], $8::text[]) AS w(element, reason_class, reason) \
-             WHERE l.pipeline = $1 AND l.topic = $2 AND l.partition = $3 AND l.record_offset = $4 AND l.element = $5 \
-             ON CONFLICT (pipeline, topic, partition, record_offset, element) DO UPDATE SET \
-               reason_class = EXCLUDED.reason_class, reason_code = '', reason = EXCLUDED.reason, \
-               record_elements = EXCLUDED.record_elements",
-            self.names.dead_letters
-        );
-        for unit in units {
-            let Some(Anew { n_elements, refused }) = unit.anew.as_ref().filter(|anew| !anew.refused.is_empty()) else {
-                continue;
-            };
-            let (LetterId { partition, offset, element }, _) = unit.letters.first().expect("a unit has letters");
-            let elements: Vec<i32> = refused.iter().map(|letter| letter.origin.element as i32).collect();
-            let classes: Vec<&str> = refused.iter().map(|letter| letter.class.as_str()).collect();
-            // The one character that PostgreSQL can't store.
-            let reasons: Vec<String> = refused.iter().map(|l| l.reason.replace('\0', "\u{fffd}")).collect();
-            let (pipeline, number) = (self.pipeline.clone(), partition.partition);
-            let (source, n_elements) = (*element as i32, *n_elements as i32);
-            let parameters: [&(dyn ToSql + Sync); 9] = [
-                &pipeline,
-                &&*partition.topic,
-                &number,
-                &offset.0,
-                &source,
-                &elements,
-                &classes,
-                &reasons,
-                &n_elements,
-            ];
-            let n_written = self.call(DOING, |client| client.execute(&sql, &parameters))?;
-            if n_written != refused.len() as u64 {
-                let what =
-                    format!("{DOING}: only {n_written} of {} were kept; remove the trigger or rule", refused.len());
-                return Err(plain(Fault::Schema, what));
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets one of the two marks of letters that are locked.
-    fn set(&mut self, doing: &str, mark: &str, ids: &[impl std::borrow::Borrow<LetterId>]) -> Result<(), Failure> {
-        let ids: Vec<&LetterId> = ids.iter().map(|id| id.borrow()).collect();
-        let (Some(lowest), Some(highest)) = (ids.iter().min(), ids.iter().max()) else { return Ok(()) };
-        let sql = format!(
-            "UPDATE {} d SET {mark} = now() \
-             FROM unnest($2::text[], $3::int[], $4::bigint[], $5::int[]) AS w(topic, partition, record_offset, element) \
-             WHERE d.pipeline = $1 AND ({PLACE}) >= ($6, $7, $8, $9) AND ({PLACE}) <= ($10, $11, $12, $13) \
-               AND d.topic = w.topic AND d.partition = w.partition \
-               AND d.record_offset = w.record_offset AND d.element = w.element \
-               AND d.redriven_at IS NULL AND d.discarded_at IS NULL",
-            self.names.dead_letters
-        );
-        let pipeline = self.pipeline.clone();
-        let Places { topics, partitions, offsets, elements } = Places::new(ids.iter().copied());
-        let ends = Places::new([*lowest, *highest].into_iter());
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&pipeline, &topics, &partitions, &offsets, &elements];
-        for end in 0..2 {
-            parameters.push(&ends.topics[end]);
-            parameters.push(&ends.partitions[end]);
-            parameters.push(&ends.offsets[end]);
-            parameters.push(&ends.elements[end]);
-        }
-        let marked = self.call(doing, |client| {
-            // Where the planner expects a handful of letters it likes a loop in a loop best; but both sides are a page.
-            client.batch_execute("SET LOCAL enable_nestloop = off")?;
-            client.execute(&sql, &parameters)
-        })?;
-        match marked == ids.len() as u64 {
-            true => Ok(()),
-            false => Err(plain(
-                Fault::Schema,
-                format!(
-                    "{doing}: only {marked} of {} could be marked; remove the trigger or rule that keeps rows of {} as \
-                     they are",
-                    ids.len(),
-                    self.names.dead_letters
-                ),
-            )),
-        }
-    }
 }
 
 impl Drop for PostgresLetters {
@@ -627,153 +404,4 @@ impl std::fmt::Debug for PostgresLetters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PostgresLetters").field("pipeline", &self.pipeline).finish()
     }
-}
-
-/// What became of writing some units at once.
-enum Attempt {
-    Taken {
-        n_rows: u64,
-        n_windows_kept: u64,
-    },
-    /// Nothing was written.
-    Refused {
-        unit_idx: Option<usize>,
-        sqlstate: String,
-        reason: String,
-    },
-}
-
-/// All rows of one table, each with the index of its unit.
-fn rows_of<'u, T>(units: &[&'u Unit<'_>], rows: impl Fn(&'u Unit<'_>) -> &'u [T]) -> Vec<(usize, &'u T)> {
-    units.iter().enumerate().flat_map(|(unit_idx, unit)| rows(unit).iter().map(move |row| (unit_idx, row))).collect()
-}
-
-/// The order in which letters are redriven.
-fn descending() -> String {
-    PLACE.split(", ").map(|column| format!("{column} DESC")).collect::<Vec<_>>().join(", ")
-}
-
-/// A condition on letters, with its parameters.
-struct Chosen {
-    sql: String,
-    values: Vec<Box<dyn ToSql + Sync>>,
-}
-
-impl Chosen {
-    fn new(pipeline: &str, filter: &Filter) -> Self {
-        let mut chosen = Chosen { sql: "d.pipeline = $1".to_owned(), values: vec![Box::new(pipeline.to_owned())] };
-        let Filter { ids, classes, topics, partitions, since, until, closed_too } = filter;
-        if !closed_too {
-            chosen.sql.push_str(" AND d.redriven_at IS NULL AND d.discarded_at IS NULL");
-        }
-        if !ids.is_empty() {
-            let Places { topics, partitions, offsets, elements } = Places::new(ids.iter());
-            let topics: Vec<String> = topics.into_iter().map(str::to_owned).collect();
-            let n = chosen.values.len();
-            chosen.sql.push_str(&format!(
-                " AND ({PLACE}) IN (SELECT * FROM unnest(${}::text[], ${}::int[], ${}::bigint[], ${}::int[]))",
-                n + 1,
-                n + 2,
-                n + 3,
-                n + 4
-            ));
-            chosen.values.extend([
-                Box::new(topics) as Box<dyn ToSql + Sync>,
-                Box::new(partitions),
-                Box::new(offsets),
-                Box::new(elements),
-            ]);
-        }
-        if !classes.is_empty() {
-            let classes: Vec<&'static str> = classes.iter().map(|class| class.as_str()).collect();
-            chosen.and("d.reason_class = ANY({}::text[])", classes);
-        }
-        if !topics.is_empty() {
-            chosen.and("d.topic = ANY({}::text[])", topics.clone());
-        }
-        if !partitions.is_empty() {
-            chosen.and("d.partition = ANY({}::int[])", partitions.clone());
-        }
-        if let Some(since) = since {
-            chosen.and("d.first_seen >= {}::text::timestamptz", since.to_rfc3339());
-        }
-        if let Some(until) = until {
-            chosen.and("d.first_seen < {}::text::timestamptz", until.to_rfc3339());
-        }
-        chosen
-    }
-
-    /// `{}` stands for the parameter.
-    fn and(&mut self, condition: &str, value: impl ToSql + Sync + 'static) {
-        self.values.push(Box::new(value));
-        self.sql.push_str(" AND ");
-        self.sql.push_str(&condition.replace("{}", &format!("${}", self.values.len())));
-    }
-
-    /// Only letters that stand before or after that one.
-    fn beyond(&mut self, comparison: &str, id: &LetterId) {
-        let n = self.values.len();
-        self.values.push(Box::new(id.partition.topic.to_string()));
-        self.values.push(Box::new(id.partition.partition));
-        self.values.push(Box::new(id.offset.0));
-        self.values.push(Box::new(id.element as i32));
-        self.sql.push_str(&format!(" AND ({PLACE}) {comparison} (${}, ${}, ${}, ${})", n + 1, n + 2, n + 3, n + 4));
-    }
-
-    /// Only letters of this one's record.
-    fn of_record(&mut self, id: &LetterId) {
-        self.and("d.topic = {}", id.partition.topic.to_string());
-        self.and("d.partition = {}", id.partition.partition);
-        self.and("d.record_offset = {}", id.offset.0);
-    }
-
-    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.values.iter().map(|value| &**value).collect()
-    }
-}
-
-/// Names of letters, column by column.
-struct Places<'a> {
-    topics: Vec<&'a str>,
-    partitions: Vec<i32>,
-    offsets: Vec<i64>,
-    elements: Vec<i32>,
-}
-
-impl<'a> Places<'a> {
-    fn new(ids: impl Iterator<Item = &'a LetterId> + Clone) -> Self {
-        Places {
-            topics: ids.clone().map(|id| &*id.partition.topic).collect(),
-            partitions: ids.clone().map(|id| id.partition.partition).collect(),
-            offsets: ids.clone().map(|id| id.offset.0).collect(),
-            elements: ids.map(|id| id.element as i32).collect(),
-        }
-    }
-}
-
-/// Reads [`PLACE`].
-fn id(row: &Row) -> Result<LetterId, postgres::Error> {
-    Ok(LetterId {
-        partition: TopicPartition::new(row.try_get::<_, &str>(0)?, row.try_get(1)?),
-        offset: Offset(row.try_get(2)?),
-        element: row.try_get::<_, i32>(3)? as u32,
-    })
-}
-
-/// Reads [`COLUMNS`].
-fn letter(row: &Row) -> Result<Letter, postgres::Error> {
-    Ok(Letter {
-        id: id(row)?,
-        key: row.try_get(4)?,
-        timestamp_ms: row.try_get(5)?,
-        payload_bytes: row.try_get(6)?,
-        payload_sha256: row.try_get(7)?,
-        record_elements: row.try_get(8)?,
-        class: row.try_get(9)?,
-        code: row.try_get(10)?,
-        reason: row.try_get(11)?,
-        first_seen: row.try_get(12)?,
-        redriven_at: row.try_get(13)?,
-        discarded_at: row.try_get(14)?,
-    })
 }

@@ -363,11 +363,16 @@ pub(super) fn version(client: &mut Client, names: &Names) -> Result<Option<i32>,
     rows.first().map_or(Ok(None), |row| row.try_get(0))
 }
 
-/// Whether windows are not kept apart in a table that an index can be made on beside its writers, and that is one.
+/// Whether windows are not kept apart in a table that an index can be made on beside its writers, and that is one: with
+/// columns of other types, which may have no order at all, it is for `validate` to tell.
 fn lacks_upsert_index(client: &mut Client, table: &Table) -> Result<bool, postgres::Error> {
     const SQL: &str = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'r' AND 3 = (SELECT count(*) FROM pg_attribute a \
-           WHERE a.attrelid = c.oid AND a.attname IN ('symbol', 'window_start', 'window_end'))";
+           JOIN pg_type t ON t.oid = a.atttypid \
+           LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype \
+           WHERE a.attrelid = c.oid AND (a.attname, coalesce(b.typname, t.typname)) IN ( \
+             ('symbol', 'text'), ('symbol', 'varchar'), ('window_start', 'timestamptz'), ('window_start', 'timestamp'), \
+             ('window_end', 'timestamptz'), ('window_end', 'timestamp')))";
     let is_table = !client.query(SQL, &[&table.schema, &table.bare])?.is_empty();
     Ok(is_table && !has_upsert_index(client, table)?)
 }

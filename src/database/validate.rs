@@ -212,14 +212,14 @@ impl Look<'_> {
             };
             let n_before = findings.len();
             shape(&needed, &found, &mut findings);
+            // A table without these columns has no windows; of other types they may not even be comparable.
+            let has_windows = windows_fit(&needed, &found);
             self.privileges(&needed, &found, &mut findings)?;
-            // A table without these columns has no windows.
-            let is_whole = needed.columns.iter().all(|(name, _)| found.columns.iter().any(|c| c.name == *name));
             if std::ptr::eq(table, &names.metrics)
                 && matches!(found.kind.as_str(), "r" | "p")
                 && !self.ask(|client| has_upsert_index(client, table))?
             {
-                findings.push(self.no_upsert_index(table, found.kind == "p", is_whole)?);
+                findings.push(self.no_upsert_index(table, found.kind == "p", has_windows)?);
             }
             // Only a table that is as it should be can be asked.
             if std::ptr::eq(table, &names.meta) && findings.len() == n_before {
@@ -230,11 +230,11 @@ impl Look<'_> {
     }
 
     /// What to do about windows that nothing keeps apart.
-    fn no_upsert_index(&mut self, table: &Table, is_partitioned: bool, is_whole: bool) -> Result<Finding, Failure> {
+    fn no_upsert_index(&mut self, table: &Table, is_partitioned: bool, has_windows: bool) -> Result<Finding, Failure> {
         let what = format!("table {table} has no unique index on ({WINDOW}) over all rows");
         let how = if is_partitioned { "" } else { " CONCURRENTLY" };
         let create = format!("CREATE UNIQUE INDEX{how} ON {table} ({WINDOW})");
-        let may_read = is_whole && {
+        let may_read = has_windows && {
             const SQL: &str = "SELECT has_table_privilege($1::text::regclass, 'SELECT')";
             self.ask(|client| client.query_one(SQL, &[&table.sql])?.try_get(0))?
         };
@@ -250,7 +250,7 @@ impl Look<'_> {
             true => Ok(Finding::config(format!("{what}; run, while nobody writes: {create}"))),
             false => {
                 let message = format!("{what}; run `stock-db-writer init`, or: {create}");
-                Ok(Finding { is_absence: is_whole, ..Finding::config(message) })
+                Ok(Finding { is_absence: has_windows, ..Finding::config(message) })
             }
         }
     }
@@ -376,6 +376,21 @@ fn find(client: &mut Client, table: &Table) -> Result<Option<Found>, postgres::E
     }))
 }
 
+/// Whether a column holds what is written into it, one that is narrower in part.
+fn is_kin(column: &Column, expected: &str) -> bool {
+    column.base == expected
+        || matches!((expected, column.base.as_str()), ("text", "varchar") | ("timestamptz", "timestamp"))
+}
+
+/// Whether the columns are there that tell windows apart, so that PostgreSQL can.
+fn windows_fit(needed: &Needed<'_>, found: &Found) -> bool {
+    let fits = |(name, expected): &(&str, &str)| {
+        found.columns.iter().any(|column| column.name == *name && is_kin(column, expected))
+    };
+    let tells_windows = |(name, _): &&(&str, &str)| WINDOW.split(", ").any(|column| column == *name);
+    needed.columns.iter().filter(tells_windows).all(fits)
+}
+
 /// Kind, durability and columns.
 fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
     let table = needed.table;
@@ -420,11 +435,9 @@ fn shape(needed: &Needed<'_>, found: &Found, findings: &mut Vec<Finding>) {
             continue;
         }
         // What is narrower is kept in mind row by row, but in the bookkeeping tables everything must fit.
-        let is_kin = column.base == *expected
-            || matches!((*expected, column.base.as_str()), ("text", "varchar") | ("timestamptz", "timestamp"));
         let is_text = *expected == "text" && column.base == "varchar";
         let is_wide = (column.base == *expected || is_text) && column.modifier < 0;
-        let is_fine = is_wide || (is_kin && needed.is_adoptable);
+        let is_fine = is_wide || (is_kin(column, expected) && needed.is_adoptable);
         if !is_fine {
             let zone = if *expected == "timestamptz" { " (first: SET TimeZone to that of its times)" } else { "" };
             findings.push(Finding::config(format!(

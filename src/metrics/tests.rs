@@ -1,3 +1,5 @@
+//! What is counted, and what the text that Prometheus reads looks like.
+
 use super::*;
 use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits};
 use crate::decode::settings::Settings;
@@ -63,7 +65,7 @@ fn trouble_is_named_only_where_there_was_some() {
 fn a_partition_that_is_somebody_elses_is_not_shown_any_more() {
     let metrics = Metrics::new("p", "m");
     let (mine, others) = (TopicPartition::new("t", 0), TopicPartition::new("t", 1));
-    let lag = Lag { next_offset: 7, records: 3, seconds: 1.5 };
+    let lag = Lag { next_offset: 7, records: 3, seconds: 1.5, uncommitted: 2 };
     let both: BTreeMap<_, _> = [(mine.clone(), lag), (others.clone(), lag)].into();
     metrics.set_lags(&both, &BTreeSet::new());
     assert!(metrics.encode().contains("stock_db_writer_lag_seconds{partition=\"1\",topic=\"t\"} 1.5"));

@@ -30,8 +30,8 @@ impl RunProgress {
         RunProgress { bar, shown_at: Instant::now(), looks: VecDeque::from([(Instant::now(), 0)]) }
     }
 
-    /// `n_durable` records are durable, and `n_left` wait in Kafka.
-    pub fn reached(&mut self, n_durable: u64, n_left: u64) {
+    /// `n_durable` records are durable, and `n_left` wait in Kafka, as far as that is known.
+    pub fn reached(&mut self, n_durable: u64, n_left: Option<u64>) {
         let interval = if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL };
         if self.shown_at.elapsed() < interval {
             return;
@@ -40,7 +40,7 @@ impl RunProgress {
         let text = text(n_durable, n_left, self.pace(self.shown_at, n_durable));
         match &self.bar {
             Some(bar) => {
-                bar.set_length(n_durable + n_left);
+                bar.set_length(n_durable + n_left.unwrap_or(0));
                 bar.set_position(n_durable);
                 bar.set_message(text);
             }
@@ -70,10 +70,11 @@ impl Drop for RunProgress {
 }
 
 /// `1,200 records, 300/s, lag 3,800, 13 seconds left`
-fn text(n_durable: u64, n_left: u64, pace: f64) -> String {
-    let (durable, left) = (HumanCount(n_durable), HumanCount(n_left));
-    let mut text = format!("{durable} records, {}/s, lag {left}", HumanCount(pace.round() as u64));
-    if n_left > 0
+fn text(n_durable: u64, n_left: Option<u64>, pace: f64) -> String {
+    let left = n_left.map_or("?".to_owned(), |n_left| HumanCount(n_left).to_string());
+    let mut text = format!("{} records, {}/s, lag {left}", HumanCount(n_durable), HumanCount(pace.round() as u64));
+    if let Some(n_left) = n_left
+        && n_left > 0
         && let Ok(eta) = Duration::try_from_secs_f64(n_left as f64 / pace)
     {
         text.push_str(&format!(", {} left", HumanDuration(eta)));
@@ -87,9 +88,10 @@ mod tests {
 
     #[test]
     fn it_says_how_many_how_fast_how_far_behind_and_for_how_long() {
-        assert_eq!(text(1_200, 3_900, 300.0), "1,200 records, 300/s, lag 3,900, 13 seconds left");
-        assert_eq!(text(1_200, 0, 0.4), "1,200 records, 0/s, lag 0");
-        assert_eq!(text(0, 5, 0.0), "0 records, 0/s, lag 5");
+        assert_eq!(text(1_200, Some(3_900), 300.0), "1,200 records, 300/s, lag 3,900, 13 seconds left");
+        assert_eq!(text(1_200, Some(0), 0.4), "1,200 records, 0/s, lag 0");
+        assert_eq!(text(0, Some(5), 0.0), "0 records, 0/s, lag 5");
+        assert_eq!(text(7, None, 1.0), "7 records, 1/s, lag ?");
     }
 
     #[test]

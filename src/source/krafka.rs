@@ -6,6 +6,8 @@
 //! on its way to the group (`membership`), an outage looks like no records and fetching sleeps on after it
 //! (`watch_outage`), and `poll` may outlive its timeout (`within`).
 
+mod assignment;
+mod client;
 mod listener;
 mod membership;
 mod outage;
@@ -18,16 +20,14 @@ use crate::config::{AssignmentMode, Isolation, Kafka as KafkaConfig};
 use crate::delivery::Committable;
 use crate::quiet::Absence;
 use crate::record::{NextOffset, Offset, TopicPartition};
+use client::client;
 use krafka::admin::{
     AdminClient, AlterConsumerGroupOffsetsOptions, DescribeTopicsOptions, ListConsumerGroupOffsetsOptions,
     ListOffsetsOptions, ListTopicsOptions, OffsetSpec,
 };
-use krafka::consumer::{
-    AutoOffsetReset, Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, IsolationLevel, OffsetAndMetadata,
-};
+use krafka::consumer::{Consumer, GroupProtocol as WireProtocol, OffsetAndMetadata};
 use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, Kafka};
-use listener::Listener;
 use membership::Unconfirmed;
 use outage::PROBE_INTERVAL;
 pub use relay::KrafkaRelay;
@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use wire::{SLACK, as_tried, fault, ours, security, wire, within};
+use wire::{SLACK, fault, ours, wire, within};
 
 /// One request to the brokers, at most.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,24 +43,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The names of all topics, at most: they can be many.
 const NAMES_TIMEOUT: Duration = Duration::from_secs(3);
-/// One connection attempt, at most.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commits are only information: a hung broker must not hold up the consumer for long.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the client believes its picture of the topics.
-const METADATA_AGE_MAX: Duration = Duration::from_secs(10);
-/// How old the files that TLS needs may be in memory.
-const TLS_AGE_MAX: Duration = Duration::from_secs(60);
 /// A poll is cut off after so long, at first. With a hung broker it would take half a minute; but a large fetch over a
 /// slow network takes its time, and is begun again after a cut: so each cut doubles this.
 const POLL_CUT_MIN: Duration = Duration::from_secs(1);
 const POLL_CUT_MAX: Duration = Duration::from_secs(30);
-/// Records of one poll and of the client's buffer, and bytes of one partition's fetch: measured to go well together.
-/// The client throws away what it fetched beyond its buffer. The bytes are compressed ones: what they expand to is held
-/// in memory, so that few of them keep a well compressing topic small; a local broker is read no slower for it.
-const POLL_RECORDS_MAX: i32 = 5000;
-const PARTITION_FETCH_BYTES: i32 = 256 << 10;
-const FETCH_BYTES_MAX: i32 = 8 << 20;
 /// What the client says where a broker has answered -1, under a code that brokers use for something else.
 const NO_OFFSET: &str = "the broker reported no offset for this spec";
 /// READ among a topic's authorized operations: bit 3, by the number of Kafka's `AclOperation`.
@@ -117,62 +105,6 @@ impl KrafkaSource {
             poll_cut: POLL_CUT_MIN,
             complaint: None,
         })
-    }
-
-    fn tuned(&self, builder: ConsumerBuilder) -> ConsumerBuilder {
-        builder
-            .auto_offset_reset(AutoOffsetReset::None)
-            .enable_auto_commit(false)
-            .isolation_level(match self.config.isolation {
-                Isolation::ReadCommitted => IsolationLevel::ReadCommitted,
-                Isolation::ReadUncommitted => IsolationLevel::ReadUncommitted,
-            })
-            .max_poll_records(POLL_RECORDS_MAX)
-            .max_buffered_records(POLL_RECORDS_MAX)
-            .max_partition_fetch_bytes(PARTITION_FETCH_BYTES)
-            .fetch_max_bytes(FETCH_BYTES_MAX)
-            .fetch_max_wait(Duration::from_millis(500))
-            .metrics_push(false)
-    }
-
-    /// Assigns what the configuration names and is not assigned yet.
-    fn assign(&mut self, counts: &BTreeMap<Arc<str>, TopicState>) -> Result<(), SourceFault> {
-        let (Some(consumer), Some(assignment)) = (self.consumer.clone(), self.assignment.clone()) else {
-            return Ok(());
-        };
-        let mut taken = Vec::new();
-        let assigned = counts.iter().try_for_each(|(topic, state)| {
-            let mine = self.config.assignment.read(state.partitions);
-            let new: Vec<TopicPartition> = mine
-                .iter()
-                .map(|number| TopicPartition::new(topic.clone(), *number))
-                .filter(|partition| !self.sought.contains(partition))
-                .collect();
-            if !new.is_empty() {
-                self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, mine)))?;
-                taken.extend(new);
-            }
-            Ok(())
-        });
-        // At once, whatever came of the others: a partition without a position would keep every poll from reading.
-        if !taken.is_empty() {
-            self.runtime.block_on(Listener::of(assignment, &consumer).take_over(&taken));
-            self.sought.extend(taken);
-        }
-        assigned
-    }
-
-    /// Gives up all partitions of a topic.
-    fn unassign(&mut self, topic: &Arc<str>) -> Result<(), SourceFault> {
-        let (consumer, Some(assignment)) = (self.consumer()?, self.assignment.clone()) else { return Ok(()) };
-        let partitions: Vec<TopicPartition> = self.sought.iter().filter(|p| p.topic == *topic).cloned().collect();
-        assignment.revoked(&partitions);
-        self.runtime.block_on(within(REQUEST_TIMEOUT, consumer.assign(topic, Vec::new())))?;
-        for partition in &partitions {
-            self.sought.remove(partition);
-            self.paused.remove(partition);
-        }
-        Ok(())
     }
 
     fn consumer(&self) -> Result<Arc<Consumer>, SourceFault> {
@@ -524,28 +456,6 @@ impl Source for KrafkaSource {
             }
         }
     }
-}
-
-/// A runtime of its own, and in it a client that has reached a broker.
-fn client(config: &KafkaConfig) -> Result<(Runtime, Kafka), SourceFault> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("kafka-io")
-        .enable_all()
-        .build()
-        .map_err(|error| SourceFault::Away(format!("starting the client's runtime: {error}")))?;
-    let mut builder = Kafka::builder(config.brokers.join(","))
-        .client_id("stock-db-writer")
-        .connect_timeout(CONNECT_TIMEOUT)
-        .request_timeout(REQUEST_TIMEOUT)
-        .metadata_max_age(METADATA_AGE_MAX);
-    if let Some(security) = security(config)? {
-        // Of certificates that are renewed; a connection that is there goes on with the old ones.
-        builder = builder.security(security).tls_reload_interval(config.tls.as_ref().map(|_| TLS_AGE_MAX));
-    }
-    let connected = runtime.block_on(within(CONNECT_TIMEOUT * 2, builder.connect()));
-    let kafka = connected.map_err(|fault| as_tried(config, fault))?;
-    Ok((runtime, kafka))
 }
 
 /// Where a partition would start must be known of all of them.

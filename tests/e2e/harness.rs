@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod matrix;
 pub mod producer;
 pub mod proxy;
+pub mod scrape;
 pub mod secure_broker;
 pub mod servers;
 pub mod stage;

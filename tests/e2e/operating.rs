@@ -1,44 +1,13 @@
 //! What an operator sees of a running worker: metrics, probes, progress, summaries, and what a signal does.
 
 use crate::harness::producer::Kcat;
-use crate::harness::{LIMIT, Proxy, Stage, Worker, eventually, eventually_some};
+use crate::harness::scrape::{get, serving, value, wait_for_value};
+use crate::harness::{LIMIT, Proxy, Stage, eventually, eventually_some};
 use serde_json::Value;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
-
-/// A worker that serves metrics on a port of its own, and where.
-fn serving(stage: &Stage, arguments: &[&str]) -> (Worker, String) {
-    let mut worker = stage.invocation().set("metrics.listen", "127.0.0.1:0").start(arguments);
-    let line = worker.wait_for_log("serving metrics address=", LIMIT);
-    let address = line.rsplit_once('=').expect("the line ends with the address").1.to_owned();
-    (worker, address)
-}
-
-/// Status and body of an answer.
-fn get(address: &str, path: &str) -> Option<(u16, String)> {
-    let mut client = TcpStream::connect(address).ok()?;
-    client.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    write!(client, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
-}
-
-/// The value of a series, as it is printed.
-fn value(address: &str, series: &str) -> Option<String> {
-    let (_, text) = get(address, "/metrics")?;
-    text.lines().find_map(|line| Some(line.strip_prefix(series)?.strip_prefix(' ')?.to_owned()))
-}
-
-#[track_caller]
-fn wait_for_value(address: &str, series: &str, expected: &str) {
-    let what = format!("{series} {expected}");
-    eventually(&what, LIMIT, || value(address, series).is_some_and(|found| found == expected));
-}
+use std::time::{Duration, Instant};
 
 #[test]
 fn metrics_say_what_was_done_and_how_it_stands() {
@@ -49,7 +18,7 @@ fn metrics_say_what_was_done_and_how_it_stands() {
         kcat.line("key", value.as_bytes());
     }
     kcat.finish();
-    let (worker, address) = serving(&stage, &["run"]);
+    let (worker, address) = serving(&stage.invocation(), &["run"]);
     let topic = &stage.topic;
     wait_for_value(&address, &format!("stock_db_writer_records_total{{topic=\"{topic}\"}}"), "1002");
     let name = |suffix: &str| format!("stock_db_writer_{suffix}");
@@ -108,25 +77,43 @@ fn probes_tell_of_a_database_that_is_away_and_of_its_return() {
     assert!(nobody.cause().contains(&address), "{}", nobody.stderr);
     let off = stage.invocation().set("metrics.listen", "").output(&["health"]).expect_code(78);
     assert!(off.cause().contains("metrics.listen"), "{}", off.stderr);
+    // The worker listens somewhere then, but nobody else can know where.
+    let anywhere = stage.invocation().set("metrics.listen", "127.0.0.1:0").output(&["health"]).expect_code(78);
+    assert!(anywhere.cause().starts_with("metrics.listen: 127.0.0.1:0 "), "{}", anywhere.stderr);
+}
+
+/// More than are served at a time; none of them finishes its request.
+fn silent_clients(address: &str) -> Vec<TcpStream> {
+    let silent = || {
+        let mut client = TcpStream::connect(address).expect("the worker listens");
+        // It may have been put out already, to make room for the next one.
+        let _ = client.write_all(b"GET /metrics HTTP/1.1\r\nHost:");
+        client
+    };
+    (0..200).map(|_| silent()).collect()
 }
 
 #[test]
-fn clients_that_never_read_keep_no_record_waiting() {
+fn clients_that_never_read_keep_neither_records_nor_probes_waiting() {
     let stage = Stage::new("slow_clients", 1);
-    let (worker, address) = serving(&stage, &["run"]);
-    // More than are served at a time; none of them finishes its request.
-    let clients: Vec<TcpStream> = (0..200)
-        .map(|_| {
-            let mut client = TcpStream::connect(&address).expect("the worker listens");
-            client.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("the connection is open");
-            client
-        })
-        .collect();
+    let (worker, address) = serving(&stage.invocation(), &["run"]);
+    let clients = silent_clients(&address);
     stage.produce(5_000);
     stage.wait_until_drained(LIMIT);
-    // Each of them has its time, then it is put out, and others have their turn.
+    assert_eq!(get(&address, "/health/live").map(|(status, _)| status), Some(200));
+    assert!(get(&address, "/metrics").is_some_and(|(status, _)| status == 200));
     drop(clients);
-    eventually("somebody is served again", LIMIT, || get(&address, "/metrics").is_some());
+    // Among many attempts one meets a machine that has a moment to spare. Nobody would be quick behind a queue.
+    let took = (0..10).map(|_| {
+        let clients = silent_clients(&address);
+        let asked_at = Instant::now();
+        assert_eq!(get(&address, "/health/live").map(|(status, _)| status), Some(200));
+        let took = asked_at.elapsed();
+        drop(clients);
+        took
+    });
+    let quickest = took.min().expect("there were attempts");
+    assert!(quickest < Duration::from_secs(1), "no probe was answered in less than {quickest:?}");
     worker.signal("TERM");
     worker.output(LIMIT).expect_code(0);
 }
@@ -134,7 +121,7 @@ fn clients_that_never_read_keep_no_record_waiting() {
 #[test]
 fn an_address_that_is_taken_keeps_no_record_waiting() {
     let stage = Stage::new("taken", 1);
-    let (first, address) = serving(&stage, &["run"]);
+    let (first, address) = serving(&stage.invocation(), &["run"]);
     let mut second = stage.invocation().set("metrics.listen", &address).start(&["run"]);
     let line = second.wait_for_log("metrics are not served", LIMIT);
     assert!(line.contains(&address) && line.contains("metrics.listen") && line.contains("trying again"), "{line}");
@@ -177,6 +164,14 @@ fn sighup_reads_the_log_level_again_and_nothing_else() {
     worker.wait_for_log("that needs a restart", LIMIT);
     worker.signal("TERM");
     worker.output(LIMIT).expect_code(0);
+    // What is logged is what RUST_LOG says, whatever the file says.
+    let mut worker = stage.invocation().env("RUST_LOG", "info").start(&["--config", file_name, "run"]);
+    worker.wait_for_log("claimed partition=", LIMIT);
+    write("[log]\nlevel = \"debug\"\n");
+    worker.signal("HUP");
+    let line = worker.wait_for_log("configuration read again", LIMIT);
+    assert!(line.contains("RUST_LOG=\"info\" outweighs log.level") && !line.contains("log_level=debug"), "{line}");
+    worker.stop();
     fs::remove_dir_all(&directory).expect("the directory is ours");
 }
 
@@ -270,7 +265,7 @@ fn a_terminal_gets_a_bar_and_log_lines_above_it() {
     let on_terminal = || stage.invocation().under(&["python3", "-c", TERMINAL]).env("TERM", "xterm-256color");
     let shown = on_terminal().set("batch.rows_max", 200).output(&["run", "--until-end"]).expect_code(0).stdout;
     assert!(shown.contains(" records, ") && shown.contains("/s, lag ") && shown.contains('%'), "{shown:?}");
-    assert!(shown.contains("INFO  consumer stopped records=20000"), "{shown:?}");
+    assert!(shown.contains("INFO  main stopped records=20000"), "{shown:?}");
     // Each line of the log begins where a line begins, whatever is drawn.
     for line in shown.lines().filter(|line| line.contains(" INFO ")) {
         let plain = line.rsplit(['\r', 'K', 'A', 'J']).find(|part| part.contains(" INFO ")).unwrap_or(line);

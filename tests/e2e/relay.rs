@@ -274,3 +274,21 @@ fn what_cannot_be_relayed_to_is_refused_by_name() {
     let old = stage.invocation_of_old().set("dead_letters.topic", "letters").output(&["run"]).expect_code(78);
     assert!(old.stderr.contains("dead_letters.topic: client = \"kafka\" sends no headers"), "{}", old.stderr);
 }
+
+#[test]
+fn a_database_that_refuses_the_relay_is_not_a_topic_that_is_away() {
+    let stage = with_tables("relay_refused", 1);
+    stage.add_topic(&relay_topic(&stage), 1, &[]);
+    let mut worker = invocation(&stage).start(&["run"]);
+    bad(&stage, 1);
+    wait_until_relayed(&stage, 1);
+    stage.execute("ALTER TABLE writer_dead_letters RENAME relayed_at TO relayed");
+    let line = worker.wait_for_log("relaying dead letters: the database answers, but can't be used", LIMIT);
+    assert!(line.contains("relayed_at"), "{line}");
+    stage.execute("ALTER TABLE writer_dead_letters RENAME relayed TO relayed_at");
+    worker.wait_for_log("relaying dead letters: the database can be used again", LIMIT);
+    assert_eq!(worker.count("dead_letters.topic unreachable"), 0, "{:#?}", worker.log());
+    bad(&stage, 1);
+    wait_until_relayed(&stage, 2);
+    worker.stop();
+}

@@ -3,14 +3,17 @@
 mod json;
 mod outcome;
 mod profiles;
+mod rows;
 #[path = "../shapes/mod.rs"]
 mod shapes;
+mod spelling;
 
 use json::Json;
 use outcome::{FORMATS, Message, Outcome, format, pinned};
-use profiles::{Metric, Price, PriceProfile, Rows, metric, no_price, prices};
+use profiles::{Metric, Price, PriceProfile, Rows};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestCaseResult, TestRunner};
+use rows::{metric, no_price, prices};
 use shapes::{Case, corpus};
 use stock_db_writer::decode::settings::{Format, Settings, Target};
 use stock_db_writer::record::{Offset, Record, Value};

@@ -1,3 +1,5 @@
+//! What `status` prints for people and for programs.
+
 use super::*;
 use crate::batch::Epoch;
 use crate::ledger::LogIdentity;
@@ -37,7 +39,7 @@ fn partitions_are_shown_by_owner_within_eighty_columns() {
     .into();
     let table = plain(&table("stock-db-writer", &standings, &all));
     let expected = "\
-pipeline \"stock-db-writer\": 3 partitions, 98772 records behind (12 min), 3 dead letters so far
+pipeline \"stock-db-writer\": 3 partitions, 98772 records behind (12 min or more), 3 dead letters so far
 
 nobody has claimed yet
 PARTITION           NEXT       END    LAG  BEHIND      ROWS  DEAD  EPOCH
@@ -63,6 +65,19 @@ fn what_kafka_does_not_tell_is_a_question_mark() {
     assert!(table.contains("12345678    ?    ?       ?  12345000"), "{table}");
     assert_eq!(as_json(&standings[0], None)["lag_seconds"], serde_json::Value::Null);
     assert_eq!(as_json(&standings[0], Some(&behind(5, Some(1.5))))["lag_seconds"], 1.5);
+}
+
+#[test]
+fn an_age_that_is_not_known_is_not_nothing() {
+    let standings = [standing(0, None), standing(1, None)];
+    let summary = |ages: [Behind; 2]| {
+        let all: AllBehind = standings.iter().map(|standing| standing.partition.clone()).zip(ages).collect();
+        summary("p", &standings, &all)
+    };
+    let not_known = summary([behind(7, None), behind(0, Some(0.0))]);
+    assert!(not_known.contains("7 records behind (?)"), "{not_known}");
+    let nothing = summary([behind(0, Some(0.0)), behind(0, Some(0.0))]);
+    assert!(nothing.contains("0 records behind (0 s)"), "{nothing}");
 }
 
 #[test]

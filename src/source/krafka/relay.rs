@@ -2,8 +2,9 @@
 //!
 //! Without idempotence, which needs a right of its own on older brokers: a letter may arrive twice anyway.
 
+use super::client::{CONNECT_TIMEOUT, client};
 use super::wire::{fault, within};
-use super::{CONNECT_TIMEOUT, DESCRIBE_TIMEOUT, REQUEST_TIMEOUT, client};
+use super::{DESCRIBE_TIMEOUT, REQUEST_TIMEOUT};
 use crate::config::Kafka as KafkaConfig;
 use crate::source::SourceFault;
 use crate::source::relay::{Outlet, Posting, missing};
