@@ -87,8 +87,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "consumer",
         &[
-            "backoff", "batch", "claimer", "config", "delivery", "exit", "fault", "lane", "ledger", "metrics",
-            "record", "shutdown", "source", "vitals", "writer",
+            "backoff", "batch", "claimer", "config", "delivery", "exit", "fault", "lane", "ledger", "record",
+            "shutdown", "source", "vitals", "writer",
         ],
     ),
     ("newest", &["batch", "record", "source"]),
