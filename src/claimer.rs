@@ -34,7 +34,7 @@ pub enum Question {
     /// The same with who owns them, of the whole pipeline.
     Standings,
     /// Make earlier asynchronous commits durable.
-    Barrier,
+    Barrier(Vec<Arc<str>>),
 }
 
 /// What came of it.
@@ -49,7 +49,7 @@ pub enum Answer {
     /// All rows.
     Standings(Vec<Standing>),
     /// Everything committed before the question is durable.
-    Durable,
+    Durable(BTreeMap<TopicPartition, NextOffset>),
 }
 
 /// Tells an answer's question.
@@ -163,7 +163,7 @@ pub fn is_retried(fault: Fault) -> bool {
     is_outage(fault) || matches!(fault, Fault::Transaction | Fault::Lock | Fault::Statement)
 }
 
-fn answer(ledger: &mut dyn Ledger, question: Question) -> Result<Answer, Failure> {
+pub(crate) fn answer(ledger: &mut dyn Ledger, question: Question) -> Result<Answer, Failure> {
     Ok(match question {
         Question::Claim(partitions) => Answer::Claims(ledger.claim(&partitions)?),
         Question::ClaimOrStart(starts) => Answer::Claims(ledger.claim_or_start(&starts)?),
@@ -184,9 +184,6 @@ fn answer(ledger: &mut dyn Ledger, question: Question) -> Result<Answer, Failure
             answer => answer?,
         }),
         Question::NextOffsets(topics) => Answer::NextOffsets(ledger.next_offsets(&topics)?),
-        Question::Barrier => {
-            ledger.barrier()?;
-            Answer::Durable
-        }
+        Question::Barrier(topics) => Answer::Durable(ledger.barrier(&topics)?),
     })
 }

@@ -15,6 +15,7 @@ mod window;
 
 use crate::batch::Limits;
 use crate::claimer::Claims;
+use crate::clock;
 use crate::config::{AssignmentMode, Config, OnGap, Topics};
 use crate::delivery::{Committable, Dispatch, Settlement};
 use crate::exit::{ExitCode, Stop};
@@ -152,7 +153,7 @@ impl Settling {
             self.0 = None;
             return false;
         }
-        self.0.get_or_insert_with(Instant::now).elapsed() < SETTLING_MAX
+        clock::since(*self.0.get_or_insert_with(clock::now)) < SETTLING_MAX
     }
 }
 
@@ -181,7 +182,7 @@ impl<'a> Consumer<'a> {
             assignment: config.kafka.assignment.clone(),
             on_gap: config.kafka.on_gap,
             topics: wiring.topics.into_keys().collect(),
-            names_looked_at: Instant::now(),
+            names_looked_at: clock::now(),
             absent: BTreeSet::new(),
             dispatches_tx: wiring.dispatches_tx,
             shared: wiring.shared,
@@ -196,14 +197,14 @@ impl<'a> Consumer<'a> {
             held: false,
             identities: BTreeMap::new(),
             cluster_id: None,
-            topics_checked_at: Instant::now(),
+            topics_checked_at: clock::now(),
             records_since_check: false,
-            standings_asked_at: Instant::now(),
+            standings_asked_at: clock::now(),
             missing_since: None,
             grace: config.schema.grace,
-            reported_at: Instant::now(),
+            reported_at: clock::now(),
             unread: Unread::default(),
-            committed_at: Instant::now(),
+            committed_at: clock::now(),
             synchronous_commit: config.database.synchronous_commit,
             held_back: None,
             compared_with_group: BTreeSet::new(),
@@ -213,7 +214,7 @@ impl<'a> Consumer<'a> {
 
     /// Kafka may have gone away since it was asked last.
     fn subscribe(&mut self) -> Result<(), Stop> {
-        let begun_at = Instant::now();
+        let begun_at = clock::now();
         loop {
             let callbacks = Arc::new(Callbacks(self.flow.clone()));
             let topics: Vec<_> = self.topics.iter().cloned().collect();
@@ -230,7 +231,7 @@ impl<'a> Consumer<'a> {
                 SourceFault::MissingTopic(_) => Some(self.grace),
                 _ => Some(Duration::ZERO),
             };
-            if patience.is_some_and(|patience| begun_at.elapsed() >= patience) {
+            if patience.is_some_and(|patience| clock::since(begun_at) >= patience) {
                 return Err(fault.into());
             }
             log::warn!("subscribing, trying again: {fault}");
@@ -256,7 +257,7 @@ impl<'a> Consumer<'a> {
         self.poll()?;
         {
             let mut flow = locked(&self.flow);
-            let is_due = flow.batcher.due_at().is_some_and(|due_at| due_at <= Instant::now());
+            let is_due = flow.batcher.due_at().is_some_and(|due_at| due_at <= clock::now());
             let is_last = self.ends.as_ref().is_some_and(|ends| flow.is_last_before(ends));
             if is_due || is_last {
                 flow.seal();
@@ -281,7 +282,7 @@ impl<'a> Consumer<'a> {
             drop(flow);
             self.source.pause(&owned);
         }
-        let away = self.source.away_since().map(|since| since.elapsed());
+        let away = self.source.away_since().map(clock::since);
         match (away, self.outage_max) {
             (Some(away), Some(limit)) if away > limit => Err(Stop::new(
                 ExitCode::ServerAway,
@@ -316,27 +317,27 @@ impl<'a> Consumer<'a> {
     fn commit_offsets(&mut self) {
         let mut flow = locked(&self.flow);
         match (flow.barrier.take(), self.held_back.take()) {
-            (Some(true), Some(committable)) => {
+            (Some(durable), Some(committable)) => {
+                let Some(committable) = flow.tracker.confirm(committable, &durable) else { return };
                 drop(flow);
                 return self.tell(committable);
             }
-            (Some(false), Some(committable)) => flow.tracker.not_told(committable),
             (_, held_back) => self.held_back = held_back,
         }
-        if self.committed_at.elapsed() < COMMIT_INTERVAL
+        if clock::since(self.committed_at) < COMMIT_INTERVAL
             || self.held_back.is_some()
             || self.source.away_since().is_some()
         {
             return;
         }
-        self.committed_at = Instant::now();
+        self.committed_at = clock::now();
         let Some(committable) = flow.tracker.take_committable() else { return };
         if self.synchronous_commit {
             drop(flow);
             self.tell(committable);
         } else {
             self.held_back = Some(committable);
-            flow.ask_barrier();
+            flow.ask_barrier(self.topics.iter().cloned().collect());
         }
     }
 
@@ -362,8 +363,8 @@ impl<'a> Consumer<'a> {
         if ends.iter().any(behind) {
             // To be asked as soon as that has changed.
             self.progress_asked_at = None;
-        } else if self.progress_asked_at.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL) {
-            self.progress_asked_at = Some(Instant::now());
+        } else if self.progress_asked_at.is_none_or(|at| clock::since(at) >= PROGRESS_INTERVAL) {
+            self.progress_asked_at = Some(clock::now());
             flow.ask_progress(self.topics.iter().cloned().collect());
         }
         false
@@ -383,7 +384,7 @@ impl<'a> Consumer<'a> {
     /// Writes what has been read, for a bounded time, tells Kafka, and leaves. Nothing depends on it: what isn't
     /// finished is read again.
     fn finish(mut self) {
-        let deadline = Instant::now() + FINISH_MAX;
+        let deadline = clock::now() + FINISH_MAX;
         let reading = locked(&self.flow).reading();
         self.source.pause(&reading);
         locked(&self.flow).seal();
@@ -399,7 +400,7 @@ impl<'a> Consumer<'a> {
         loop {
             flow.settle_all();
             flow.dispatch(&self.dispatches_tx);
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(clock::now());
             if (!flow.is_congested() && flow.tracker.batches_in_flight() == 0) || left.is_zero() {
                 break;
             }
@@ -411,8 +412,8 @@ impl<'a> Consumer<'a> {
             let batches = flow.tracker.batches_in_flight();
             log::warn!(batches, why = "they are rolled back"; "stopping with batches in flight");
             flow.start_over();
-            let deadline = Instant::now() + CANCEL_MAX;
-            while flow.tracker.batches_in_flight() > 0 && Instant::now() < deadline {
+            let deadline = clock::now() + CANCEL_MAX;
+            while flow.tracker.batches_in_flight() > 0 && clock::now() < deadline {
                 flow.settle_within(Duration::from_millis(50));
             }
             flow.abandoned = true;
@@ -428,3 +429,6 @@ impl<'a> Consumer<'a> {
         self.source.close();
     }
 }
+
+#[cfg(test)]
+mod simulation;

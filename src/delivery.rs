@@ -183,6 +183,22 @@ impl Tracker {
         (!offsets.is_empty()).then_some(Committable { offsets })
     }
 
+    /// Keeps of it what has been seen to be durable, and takes back the rest. A crash of the server may have lost what had
+    /// been committed.
+    pub fn confirm(
+        &mut self,
+        committable: Committable,
+        durable: &BTreeMap<TopicPartition, NextOffset>,
+    ) -> Option<Committable> {
+        let is_durable = |partition: &TopicPartition, offset: &NextOffset| {
+            durable.get(partition).is_some_and(|durable| durable >= offset)
+        };
+        let (confirmed, lost): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            committable.offsets.into_iter().partition(|(partition, offset)| is_durable(partition, offset));
+        self.not_told(Committable { offsets: lost });
+        (!confirmed.is_empty()).then_some(Committable { offsets: confirmed })
+    }
+
     /// Takes back what Kafka could not be told, so that it is offered again.
     pub fn not_told(&mut self, committable: Committable) {
         for partition in committable.offsets.keys() {
@@ -263,6 +279,20 @@ mod tests {
         let committable = tracker.take_committable().expect("the batch is durable");
         tracker.not_told(committable);
         assert_eq!(told(&mut tracker), Some(20));
+    }
+
+    #[test]
+    fn what_a_crash_has_lost_is_not_told() {
+        let (mut tracker, batch) = (tracker(), dispatch(0, 2, 10, 20));
+        tracker.sent(&batch);
+        tracker.settle(Durable::witnessed(batch.seq, &batch.batch));
+        for lost in [BTreeMap::new(), [(partition(), NextOffset(19))].into()] {
+            let committable = tracker.take_committable().expect("the batch is durable, as far as is known");
+            assert_eq!(tracker.confirm(committable, &lost), None);
+        }
+        let committable = tracker.take_committable().expect("it was offered again");
+        assert!(tracker.confirm(committable, &[(partition(), NextOffset(20))].into()).is_some());
+        assert_eq!(told(&mut tracker), None);
     }
 
     #[test]

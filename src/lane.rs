@@ -4,6 +4,7 @@
 //! the database; if the head blocks on them, the database can't see the cycle, because half of it is this turnstile.
 //! So the head, when it runs into a lock timeout, makes all waiting writers roll back at once; they redo after it.
 
+use crate::clock;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,31 @@ struct Serial {
     len: u64,
 }
 
+impl State {
+    /// Whether a batch may begin; `None` while it has to wait.
+    fn start(&self, seq: Seq) -> Option<bool> {
+        let is_held_back =
+            self.yield_to.is_some_and(|head| head < seq) || self.serial.is_some_and(|serial| seq <= serial.until);
+        if seq < self.floor {
+            return Some(false);
+        }
+        (self.turn >= seq || !is_held_back).then_some(true)
+    }
+
+    /// What a batch that holds locks has to do; `None` while it has to wait.
+    fn passage(&self, seq: Seq, is_overdue: bool) -> Option<Passage> {
+        if seq < self.floor {
+            Some(Passage::Cancelled)
+        } else if self.turn == seq {
+            Some(Passage::Turn)
+        } else if self.yield_to.is_some_and(|head| head < seq) {
+            Some(Passage::Yield)
+        } else {
+            is_overdue.then_some(Passage::HeldTooLong)
+        }
+    }
+}
+
 /// The first conflict makes so many batches serial; each one that follows closely doubles it.
 const SERIAL_LEN_MIN: u64 = 2;
 const SERIAL_LEN_MAX: u64 = 256;
@@ -81,44 +107,44 @@ impl Lane {
     /// deadline: the head ends, or the lane is stopped.
     pub fn wait_to_start(&self, seq: Seq) -> bool {
         let mut state = self.lock();
-        while state.floor <= seq
-            && state.turn < seq
-            && (state.yield_to.is_some_and(|head| head < seq) || state.serial.is_some_and(|serial| seq <= serial.until))
-        {
+        loop {
+            if let Some(may_start) = state.start(seq) {
+                return may_start;
+            }
             state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        seq >= state.floor
+    }
+
+    /// The same without waiting: `None` while it has to wait.
+    pub fn try_start(&self, seq: Seq) -> Option<bool> {
+        self.lock().start(seq)
     }
 
     /// Waits, holding locks in the database, for the batch's turn; at most `hold_max`.
     pub fn wait_for_turn(&self, seq: Seq, hold_max: Duration) -> Passage {
-        let deadline = Instant::now() + hold_max;
+        let deadline = clock::now() + hold_max;
         let mut state = self.lock();
         loop {
-            if seq < state.floor {
-                return Passage::Cancelled;
-            }
-            if state.turn == seq {
-                return Passage::Turn;
-            }
-            if state.yield_to.is_some_and(|head| head < seq) {
-                return Passage::Yield;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() && self.yields {
-                return Passage::HeldTooLong;
+            let left = deadline.saturating_duration_since(clock::now());
+            if let Some(passage) = state.passage(seq, left.is_zero() && self.yields) {
+                return passage;
             }
             let left = left.max(Duration::from_millis(100));
             state = self.moved.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
+    /// The same without waiting: `None` while it has to wait. From the deadline on locks were held for too long.
+    pub fn try_pass(&self, seq: Seq, deadline: Instant) -> Option<Passage> {
+        self.lock().passage(seq, clock::now() >= deadline && self.yields)
+    }
+
     /// Waits before another try; returns `true` at once when the batch is cancelled.
     pub fn sleep(&self, seq: Seq, duration: Duration) -> bool {
-        let deadline = Instant::now() + duration;
+        let deadline = clock::now() + duration;
         let mut state = self.lock();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(clock::now());
             if seq < state.floor || left.is_zero() {
                 return seq < state.floor;
             }

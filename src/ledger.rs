@@ -95,8 +95,9 @@ pub trait Ledger {
     /// All rows of the pipeline, by topic and partition.
     fn standings(&mut self) -> Result<Vec<Standing>, Failure>;
 
-    /// Makes all earlier asynchronous commits durable.
-    fn barrier(&mut self) -> Result<(), Failure>;
+    /// Makes durable what was committed before, whoever committed it how. Answers where the partitions of these topics stood
+    /// before that, in the same session: what is missing of it was lost by a crash before, and is not durable.
+    fn barrier(&mut self, topics: &[Arc<str>]) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure>;
 }
 
 /// Answers where the partitions of some topics start.

@@ -3,6 +3,7 @@
 //!
 //! Shared by all threads that speak to the server, so that a restart is two log lines and not two for each thread.
 
+use crate::clock;
 use crate::exit::{ExitCode, Stop};
 use crate::fault::{Failure, Fault};
 use crate::quiet::Said;
@@ -78,7 +79,7 @@ impl Outage {
 
     fn note(&self, kind: Kind, why: &dyn Display) -> Result<(), Stop> {
         let what = self.what;
-        let now = Instant::now();
+        let now = clock::now();
         let mut state = self.lock();
         let State { current, unreachable, unusable } = &mut *state;
         let is_new = current.is_none();
@@ -94,7 +95,7 @@ impl Outage {
             log::warn!("{what} {words}, retrying: {why}");
         }
         match self.limit {
-            Some(limit) if !is_new && current.since.elapsed() >= limit => {
+            Some(limit) if !is_new && clock::since(current.since) >= limit => {
                 let words = match kind {
                     Kind::Unreachable => "stayed away",
                     Kind::Unusable => "could not be used",
@@ -114,7 +115,7 @@ impl Outage {
             self.away.store(false, Ordering::Release);
             let words = if said_unreachable { "reachable again" } else { "can be used again" };
             if said_unreachable || said_unusable {
-                log::info!(after_s = since.elapsed().as_secs(); "{} {words}", self.what);
+                log::info!(after_s = clock::since(since).as_secs(); "{} {words}", self.what);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! The claimer's session holds the lock and confirms it again and again; a writer commits only on a fresh word. Two
 //! processes that both believe in the lock would still fence each other by their claims: this keeps it from coming to that.
 
+use crate::clock;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,12 @@ pub struct PipelineLock {
 impl PipelineLock {
     /// A lock that was taken just now.
     pub fn taken() -> Self {
-        PipelineLock { confirmed_at: Mutex::new(Instant::now()) }
+        PipelineLock { confirmed_at: Mutex::new(clock::now()) }
     }
 
     /// The session that holds it was there a moment ago.
     pub fn confirm(&self) {
-        *self.confirmed_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.confirmed_at.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
     }
 
     /// Whether it was confirmed lately, and after the writer's own connection was lost, if it was: then the session

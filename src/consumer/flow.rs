@@ -6,6 +6,7 @@
 use crate::backoff::Backoff;
 use crate::batch::{Batch, Batcher, Epoch, Incoming, Limits, earlier};
 use crate::claimer::{Answer, Answered, Claims, Question, Ticket, is_retried};
+use crate::clock;
 use crate::delivery::{Discard, Dispatch, Settlement, Tracker};
 use crate::exit::{ExitCode, Stop};
 use crate::fault::Fault;
@@ -77,8 +78,8 @@ pub(super) struct Flow {
     losses: VecDeque<Instant>,
     /// The newest answer to where the pipeline stands.
     pub progress: Option<BTreeMap<TopicPartition, NextOffset>>,
-    /// Set when everything committed before the last barrier was asked for is durable; `false`: try again.
-    pub barrier: Option<bool>,
+    /// What the last barrier has shown to be durable; empty if it failed.
+    pub barrier: Option<BTreeMap<TopicPartition, NextOffset>>,
     /// Why the process has to stop.
     pub stop: Option<Stop>,
     /// Why a claim has failed though the database is there, until everything is claimed.
@@ -242,7 +243,7 @@ impl Flow {
 
     /// Waits for one answer of the writers; `false` if none came, or none can come any more.
     pub fn settle_within(&mut self, limit: Duration) -> bool {
-        let settlement = self.durables_rx.recv_timeout(limit);
+        let settlement = clock::receive(&self.durables_rx, clock::now() + limit);
         settlement.is_ok_and(|settlement| {
             self.settle(settlement);
             true
@@ -288,7 +289,7 @@ impl Flow {
         }
         // Not at once, none of them: if the group has moved on without us, the next polls say so, and a claim would
         // only fence the rightful owner.
-        let now = Instant::now();
+        let now = clock::now();
         for (partition, ownership) in &mut self.owned {
             let delay = if partitions.contains(partition) { ownership.fenced.next_delay() } else { FENCED_PAUSE };
             ownership.phase = Phase::Unclaimed { ask_at: now + delay.max(FENCED_PAUSE) };
@@ -303,7 +304,7 @@ impl Flow {
         self.ready.clear();
         self.sealed.clear();
         self.pause_all = true;
-        let now = Instant::now();
+        let now = clock::now();
         for (partition, ownership) in &mut self.owned {
             self.batcher.forget(partition);
             ownership.phase = Phase::Unclaimed { ask_at: now };
@@ -408,11 +409,11 @@ impl Flow {
     }
 
     /// Asks for earlier commits to be made durable; the answer comes into `barrier`.
-    pub fn ask_barrier(&mut self) {
+    pub fn ask_barrier(&mut self, topics: Vec<Arc<str>>) {
         if self.barrier_open.is_none() {
-            self.barrier_open = self.claims.ask(Question::Barrier);
+            self.barrier_open = self.claims.ask(Question::Barrier(topics));
             if self.barrier_open.is_none() {
-                self.barrier = Some(false);
+                self.barrier = Some(BTreeMap::new());
             }
         }
     }
@@ -430,7 +431,7 @@ impl Flow {
             Err(failure) => {
                 // A migration may be running, or a privilege be given back; not for ever.
                 let unusable = matches!(failure.fault, Fault::Schema | Fault::Permission)
-                    && self.unusable_since.get_or_insert_with(Instant::now).elapsed() > self.shared.grace;
+                    && clock::since(*self.unusable_since.get_or_insert_with(clock::now)) > self.shared.grace;
                 if unusable || !is_retried(failure.fault) {
                     self.stop = Some(Stop::new(failure.fault.exit_code(), format!("database: {failure}")));
                 }
@@ -443,7 +444,10 @@ impl Flow {
             }
         } else if self.barrier_open == Some(ticket) {
             self.barrier_open = None;
-            self.barrier = Some(answer.is_ok());
+            self.barrier = Some(match answer {
+                Ok(Answer::Durable(durable)) => durable,
+                _ => BTreeMap::new(),
+            });
         } else if let Some((_, believed)) = self.standings_open.take_if(|(open, _)| *open == ticket) {
             if let Ok(Answer::Standings(standings)) = answer {
                 self.compare(&believed, &standings);
@@ -460,7 +464,7 @@ impl Flow {
     }
 
     fn take_claims(&mut self, ticket: Ticket, answer: Option<Answer>) {
-        let now = Instant::now();
+        let now = clock::now();
         let otherwise = match answer {
             Some(Answer::Claims(claims)) => {
                 self.claim_backoff.reset();
@@ -532,9 +536,9 @@ impl Flow {
     }
 
     fn wait_for_claim(&mut self) {
-        let deadline = Instant::now() + CALLBACK_CLAIM_MAX;
+        let deadline = clock::now() + CALLBACK_CLAIM_MAX;
         while self.claim_open.is_some() {
-            match self.claims.answers_rx.recv_deadline(deadline) {
+            match clock::receive(&self.claims.answers_rx, deadline) {
                 Ok(answered) => self.take_answer(answered),
                 Err(_) => return,
             }
@@ -543,10 +547,10 @@ impl Flow {
 
     /// Lets what is in flight of these partitions finish, for a bounded time, then cancels it.
     fn wait_for_flight(&mut self, partitions: &[TopicPartition]) {
-        let mut deadline = Instant::now() + REVOKE_WAIT_MAX;
+        let mut deadline = clock::now() + REVOKE_WAIT_MAX;
         let mut cancelled = false;
         while self.tracker.is_in_flight(partitions) && !self.abandoned {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(clock::now());
             if !left.is_zero() {
                 self.settle_within(left.min(Duration::from_millis(100)));
             } else if cancelled {
@@ -554,7 +558,7 @@ impl Flow {
             } else {
                 log::warn!("partitions are revoked while the database does not answer, giving up what is in flight");
                 self.start_over();
-                (cancelled, deadline) = (true, Instant::now() + CANCEL_WAIT_MAX);
+                (cancelled, deadline) = (true, clock::now() + CANCEL_WAIT_MAX);
             }
         }
     }
@@ -574,7 +578,7 @@ impl Assignment for Callbacks {
         if partitions.is_empty() {
             return Vec::new();
         }
-        let now = Instant::now();
+        let now = clock::now();
         for partition in partitions {
             log::debug!(partition:%; "assigned");
             flow.batcher.forget(partition);
@@ -606,7 +610,7 @@ impl Assignment for Callbacks {
             log::warn!(partition:%, why = "the group has given it to another member"; "lost");
         }
         flow.forget(partitions);
-        flow.count_loss(Instant::now());
+        flow.count_loss(clock::now());
     }
 }
 

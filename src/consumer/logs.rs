@@ -2,12 +2,13 @@
 
 use super::Consumer;
 use super::flow::locked;
+use crate::clock;
 use crate::exit::Stop;
 use crate::ledger::{LogIdentity, same_log};
 use crate::source::{SourceFault, TopicState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the topics' identity is looked at, while records flow and while none do.
 const TOPICS_INTERVAL_BUSY: Duration = Duration::from_secs(1);
@@ -53,10 +54,10 @@ impl Consumer<'_> {
     /// Notices topics that were deleted and created again, or have got more partitions.
     pub(super) fn watch_topics(&mut self) -> Result<(), Stop> {
         let interval = if self.records_since_check { TOPICS_INTERVAL_BUSY } else { TOPICS_INTERVAL_IDLE };
-        if self.topics_checked_at.elapsed() < interval || self.source.away_since().is_some() {
+        if clock::since(self.topics_checked_at) < interval || self.source.away_since().is_some() {
             return Ok(());
         }
-        (self.topics_checked_at, self.records_since_check) = (Instant::now(), false);
+        (self.topics_checked_at, self.records_since_check) = (clock::now(), false);
         let topics = self.topics.clone();
         let Some(states) = self.away_is_none(|this| this.describe(&topics))? else { return Ok(()) };
         self.compare_ids(&states)?;
@@ -66,8 +67,8 @@ impl Consumer<'_> {
 
     /// Notices positions that were moved beneath us while there was nothing to write.
     pub(super) fn watch_standings(&mut self) {
-        if self.standings_asked_at.elapsed() >= STANDINGS_INTERVAL {
-            self.standings_asked_at = Instant::now();
+        if clock::since(self.standings_asked_at) >= STANDINGS_INTERVAL {
+            self.standings_asked_at = clock::now();
             locked(&self.flow).ask_standings();
         }
     }

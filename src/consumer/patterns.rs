@@ -5,11 +5,12 @@
 //! noticed.
 
 use super::Consumer;
+use crate::clock;
 use crate::exit::Stop;
 use crate::source::{SourceFault, TopicState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often the names of all topics are looked at. What is noticed has to be assigned as well, at the group's pace.
 const NAMES_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,12 +33,12 @@ impl Consumer<'_> {
     /// Follows what the patterns match now. A bounded run gets no further topics: its ends are known.
     pub(super) fn follow_patterns(&mut self) -> Result<(), Stop> {
         if !self.selection.has_patterns()
-            || self.names_looked_at.elapsed() < NAMES_INTERVAL
+            || clock::since(self.names_looked_at) < NAMES_INTERVAL
             || self.source.away_since().is_some()
         {
             return Ok(());
         }
-        self.names_looked_at = Instant::now();
+        self.names_looked_at = clock::now();
         let Some(names) = later_is_none(self.source.topic_names())? else { return Ok(()) };
         let matching = |topic: &&Arc<str>| self.selection.is_by_pattern(topic);
         let absent = self.topics.iter().filter(matching).filter(|topic| !names.contains(*topic));

@@ -3,10 +3,11 @@
 use super::Consumer;
 use super::flow::locked;
 use super::window::Turn;
+use crate::clock;
 use crate::exit::Stop;
 use crate::record::{NextOffset, TopicPartition};
 use crate::source::SourceFault;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The longest wait for records in one turn.
 const POLL_MAX: Duration = Duration::from_millis(100);
@@ -43,7 +44,7 @@ impl Consumer<'_> {
             } else {
                 let is_settling = flow.is_settling() || self.ends.as_ref().is_some_and(|ends| flow.has_read_to(ends));
                 let poll_max = if self.settling.is_awaited(is_settling) { SETTLING_POLL_MAX } else { POLL_MAX };
-                let due_in = flow.batcher.due_at().map(|due_at| due_at.saturating_duration_since(Instant::now()));
+                let due_in = flow.batcher.due_at().map(|due_at| due_at.saturating_duration_since(clock::now()));
                 due_in.map_or(poll_max, |due_in| due_in.clamp(Duration::from_millis(1), poll_max))
             }
         };
@@ -57,7 +58,7 @@ impl Consumer<'_> {
         let polled = self.source.poll(wait, &mut |partition, record| {
             records += 1;
             bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-            guard.get_or_insert_with(|| locked(&flow)).take_in(partition, record, Instant::now());
+            guard.get_or_insert_with(|| locked(&flow)).take_in(partition, record, clock::now());
         });
         drop(guard);
         if !self.held {
@@ -79,7 +80,7 @@ impl Consumer<'_> {
         };
         let reading = locked(&self.flow).reading();
         let positions = self.source.positions(&reading);
-        let now = Instant::now();
+        let now = clock::now();
         let mut flow = locked(&self.flow);
         for (partition, position) in positions {
             match flow.batcher.read_to(&partition) {
@@ -107,7 +108,7 @@ impl Consumer<'_> {
 
     /// Once may be the network's fault; other partitions go on meanwhile.
     fn is_unreadable(&mut self, fault: SourceFault) -> Result<(), Stop> {
-        let now = Instant::now();
+        let now = clock::now();
         let (since, last) = self.unreadable.get_or_insert_with(|| {
             log::warn!("{fault}; trying again");
             (now, now)

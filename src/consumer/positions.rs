@@ -5,6 +5,7 @@
 use super::Consumer;
 use super::flow::{Phase, locked};
 use crate::claimer::Question;
+use crate::clock;
 use crate::config::OnGap;
 use crate::exit::Stop;
 use crate::ledger::{AHEAD_MAX, Claim, LogIdentity, Start, below_log_start, same_log, was_truncated};
@@ -19,7 +20,7 @@ impl Consumer<'_> {
     pub(super) fn claim(&mut self) -> Result<(), Stop> {
         let rowless: Vec<TopicPartition> = {
             let mut flow = locked(&self.flow);
-            flow.claim_due(Instant::now());
+            flow.claim_due(clock::now());
             let rowless = flow.owned.iter().filter(|(_, ownership)| matches!(ownership.phase, Phase::Rowless));
             rowless.map(|(partition, _)| partition.clone()).collect()
         };
@@ -41,7 +42,7 @@ impl Consumer<'_> {
 
     /// Compares what was claimed with the broker's log, and starts reading it.
     pub(super) fn check_claimed(&mut self) -> Result<(), Stop> {
-        let now = Instant::now();
+        let now = clock::now();
         let due: Vec<Claim> = {
             let flow = locked(&self.flow);
             let due = flow.owned.values().filter_map(|ownership| match &ownership.phase {
@@ -139,8 +140,8 @@ impl Consumer<'_> {
                 Ok(Some(answer))
             }
             Err(fault @ SourceFault::MissingTopic(_)) => {
-                let since = *self.missing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > self.grace { Err(fault.into()) } else { Ok(None) }
+                let since = *self.missing_since.get_or_insert_with(clock::now);
+                if clock::since(since) > self.grace { Err(fault.into()) } else { Ok(None) }
             }
             Err(fault @ SourceFault::Away(_)) => {
                 log::debug!("{fault}");
@@ -156,7 +157,7 @@ impl Consumer<'_> {
             if let Some(ownership) = flow.owned.get_mut(partition)
                 && let Phase::Claimed { check_at, ahead_since, .. } = &mut ownership.phase
             {
-                *check_at = Instant::now() + Duration::from_secs(1);
+                *check_at = clock::now() + Duration::from_secs(1);
                 *ahead_since = ahead_since.or(ahead);
             }
         }
@@ -171,14 +172,14 @@ impl Consumer<'_> {
         let Claim { partition, next, .. } = claim;
         let end = bounds.high_watermark;
         match ahead_since {
-            Some(since) if since.elapsed() > AHEAD_MAX => Err(was_truncated(partition, *next, end)),
+            Some(since) if clock::since(since) > AHEAD_MAX => Err(was_truncated(partition, *next, end)),
             Some(_) => {
                 self.check_later(std::slice::from_ref(partition), None);
                 Ok(())
             }
             None => {
                 log::warn!(partition:%, next_offset = next.0, end_offset = end.0; "position beyond the log's end, asking again");
-                self.check_later(std::slice::from_ref(partition), Some(Instant::now()));
+                self.check_later(std::slice::from_ref(partition), Some(clock::now()));
                 Ok(())
             }
         }

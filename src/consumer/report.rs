@@ -2,7 +2,8 @@
 
 use super::Consumer;
 use super::flow::{Phase, locked};
-use std::time::{Duration, Instant};
+use crate::clock;
+use std::time::Duration;
 
 /// How often the positions are said: for a gauge that is looked at every few seconds.
 const POSITIONS_INTERVAL: Duration = Duration::from_secs(1);
@@ -19,8 +20,8 @@ impl Consumer<'_> {
         } else if flow.is_idle() {
             vitals.idle();
         }
-        if self.reported_at.elapsed() >= POSITIONS_INTERVAL {
-            self.reported_at = Instant::now();
+        if clock::since(self.reported_at) >= POSITIONS_INTERVAL {
+            self.reported_at = clock::now();
             vitals.set_positions(flow.positions());
             let is_read = |phase: &Phase| matches!(phase, Phase::Reading);
             let unread = flow.owned.iter().filter(|(_, ownership)| !is_read(&ownership.phase));

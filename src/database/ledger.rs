@@ -157,6 +157,28 @@ impl PostgresLedger {
             self.offsets
         )
     }
+
+    /// Reads where these topics stand, and then does something else in the same session.
+    fn read_next_offsets(
+        &mut self,
+        doing: &str,
+        topics: &[Arc<str>],
+        then: &str,
+    ) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure> {
+        let asked: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        let sql = format!(
+            "SELECT topic, partition, next_offset FROM {} WHERE pipeline = $1 AND topic = ANY($2)",
+            self.offsets
+        );
+        let pipeline = self.pipeline.clone();
+        let rows = self.call(doing, |client| {
+            let rows = client.query(&sql, &[&pipeline, &asked])?;
+            client.batch_execute(then)?;
+            Ok(rows)
+        })?;
+        let offsets = read_all(doing, &rows, |row| Ok((partition(row)?, NextOffset(row.try_get(2)?))))?;
+        Ok(offsets.into_iter().collect())
+    }
 }
 
 /// What a claim answers.
@@ -266,16 +288,7 @@ impl Ledger for PostgresLedger {
     }
 
     fn next_offsets(&mut self, topics: &[Arc<str>]) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure> {
-        const DOING: &str = "reading offsets";
-        let asked: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        let sql = format!(
-            "SELECT topic, partition, next_offset FROM {} WHERE pipeline = $1 AND topic = ANY($2)",
-            self.offsets
-        );
-        let pipeline = self.pipeline.clone();
-        let rows = self.call(DOING, |client| client.query(&sql, &[&pipeline, &asked]))?;
-        let offsets = read_all(DOING, &rows, |row| Ok((partition(row)?, NextOffset(row.try_get(2)?))))?;
-        Ok(offsets.into_iter().collect())
+        self.read_next_offsets("reading offsets", topics, "")
     }
 
     fn standings(&mut self) -> Result<Vec<Standing>, Failure> {
@@ -306,12 +319,11 @@ impl Ledger for PostgresLedger {
         })
     }
 
-    fn barrier(&mut self) -> Result<(), Failure> {
+    fn barrier(&mut self, topics: &[Arc<str>]) -> Result<BTreeMap<TopicPartition, NextOffset>, Failure> {
         // A transaction that writes nothing is not flushed, even where it has an id. This writes one record to the log
         // and nothing anywhere else; flushing it flushes all before it.
-        self.call("waiting for durability", |client| {
-            client.batch_execute("SELECT pg_logical_emit_message(true, 'stock-db-writer', 'barrier')")
-        })
+        let flush = "SELECT pg_logical_emit_message(true, 'stock-db-writer', 'barrier')";
+        self.read_next_offsets("waiting for durability", topics, flush)
     }
 }
 

@@ -141,7 +141,8 @@ fn a_barrier_makes_asynchronous_commits_durable() {
     let mut ledger = fixture.database.ledger();
     assert!(fixture.write(&mut fixture.sink(), &prices(epoch, &[(0, &[PRICE])])));
     let written = fixture.texts("SELECT pg_current_wal_insert_lsn()::text").remove(0);
-    ledger.barrier().expect("written");
+    let durable = ledger.barrier(&["stock_prices".into()]).expect("written");
     let flushed = fixture.number(&format!("SELECT (pg_current_wal_flush_lsn() >= '{written}'::pg_lsn)::int::bigint"));
     assert_eq!(flushed, 1);
+    assert_eq!(durable.values().copied().collect::<Vec<_>>(), [NextOffset(1)], "{durable:?}");
 }

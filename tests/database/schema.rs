@@ -145,7 +145,7 @@ fn a_role_without_rights_is_told_what_to_grant_and_can_run_with_that() {
     assert_eq!(database.init().expect("nothing to do").made, Vec::<String>::new());
     let mut ledger = database.ledger();
     let epoch = ledger.claim_or_start(&[start("stock_prices", 0)]).expect("claimed")[0].epoch;
-    ledger.barrier().expect("anybody may");
+    ledger.barrier(&[]).expect("anybody may");
     fixture.database = database;
     assert!(fixture.write(&mut fixture.sink(), &prices(epoch, &[(0, &[PRICE, "bad"])])));
     fixture.sql(&format!("REVOKE INSERT ON @.stock_prices FROM {role}"));
