@@ -87,8 +87,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "consumer",
         &[
-            "backoff", "batch", "claimer", "config", "delivery", "exit", "fault", "lane", "ledger", "record",
-            "shutdown", "source", "vitals", "writer",
+            "backoff", "batch", "claimer", "clock", "config", "delivery", "exit", "fault", "lane", "ledger", "outage",
+            "record", "shutdown", "sink", "source", "vitals", "work", "writer",
         ],
     ),
     ("newest", &["batch", "record", "source"]),

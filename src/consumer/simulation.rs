@@ -2,13 +2,13 @@
 //!
 //! The real consumer with its flow, its tracker and its batches, the real claimer's answers, the real turnstile and the
 //! writers' real steps run in one thread, in an order that the seed chooses, on a clock that stands still between them. The
-//! database and Kafka are models: [`database`], [`kafka`]. After every step the promise is checked: what is committed of a
+//! database and Kafka are models: [`database`], [`broker`]. After every step the promise is checked: what is committed of a
 //! partition is exactly what its log holds below the next offset, each record once and in order; nothing is committed
 //! under an epoch that was claimed over; and the group's offset is never above what a crash would leave. In the end all
 //! faults are healed, and then everything must be written within a bounded time.
 
+mod broker;
 mod database;
-mod kafka;
 
 use super::{Consumer, Wiring};
 use crate::batch::Batch;
@@ -22,10 +22,10 @@ use crate::shutdown::Shutdown;
 use crate::source::TopicState;
 use crate::work::Work;
 use crate::writer::{Attempt, Next, Progress, Shared};
+use broker::{Broker, Client};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use database::{DOWN_MAX, Database, Session, topic};
 use fastrand::Rng;
-use kafka::{Client, Kafka};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -75,7 +75,7 @@ struct World {
     random: RefCell<Rng>,
     now: Cell<Instant>,
     database: RefCell<Database>,
-    kafka: RefCell<Kafka>,
+    broker: RefCell<Broker>,
     /// By member.
     processes: RefCell<Vec<Process>>,
     tally: RefCell<Tally>,
@@ -230,18 +230,18 @@ impl World {
     /// The promise.
     fn check(&self) {
         let mut database = self.database.borrow_mut();
-        let kafka = self.kafka.borrow();
+        let broker = self.broker.borrow();
         let mut has_changed = self.is_told.take();
         if let Some(partitions) = database.changed() {
             has_changed = true;
             for (number, next, data) in partitions {
-                let log = &kafka.logs[number as usize];
+                let log = &broker.logs[number as usize];
                 let due = &log[..log.partition_point(|offset| *offset < next)];
                 assert!(data == due, "partition {number} at {next} holds {data:?}, and should hold {due:?}");
             }
         }
         if has_changed {
-            for (number, committed) in kafka.committed.iter().enumerate() {
+            for (number, committed) in broker.committed.iter().enumerate() {
                 let durable = database.flushed_next(number as i32);
                 assert!(
                     *committed <= durable,
@@ -252,12 +252,12 @@ impl World {
     }
 
     fn is_drained(&self) -> bool {
-        let (database, kafka) = (self.database.borrow(), self.kafka.borrow());
-        kafka
+        let (database, broker) = (self.database.borrow(), self.broker.borrow());
+        broker
             .ends
             .iter()
             .enumerate()
-            .all(|(number, end)| database.next(number as i32) == *end && kafka.committed[number] == *end)
+            .all(|(number, end)| database.next(number as i32) == *end && broker.committed[number] == *end)
     }
 }
 
@@ -323,7 +323,7 @@ impl<'a> Schedule<'a> {
             durables_tx,
             writers: (1..=self.n_writers).map(writer).collect(),
         });
-        let n_partitions = self.world.kafka.borrow().logs.len() as i32;
+        let n_partitions = self.world.broker.borrow().logs.len() as i32;
         let state = TopicState { topic_id: None, partitions: n_partitions, may_read: true };
         let wiring = Wiring {
             dispatches_tx,
@@ -340,7 +340,7 @@ impl<'a> Schedule<'a> {
         consumer.subscribe().expect("the group takes everybody");
         self.consumers.push(Some(consumer));
         for number in 0..n_partitions {
-            let is_orphan = self.world.kafka.borrow().orphans().contains(&number);
+            let is_orphan = self.world.broker.borrow().orphans().contains(&number);
             if is_orphan || self.world.below(2) == 0 {
                 self.give(number, member);
             }
@@ -349,7 +349,7 @@ impl<'a> Schedule<'a> {
 
     fn give(&self, number: i32, to: usize) {
         let running = self.world.running();
-        self.world.kafka.borrow_mut().give(number, to, |member| running.contains(&member));
+        self.world.broker.borrow_mut().give(number, to, |member| running.contains(&member));
     }
 
     /// The consumer's next turn.
@@ -374,13 +374,13 @@ impl<'a> Schedule<'a> {
         }
         drop(random);
         self.expel(member);
-        self.world.kafka.borrow_mut().bury(member);
+        self.world.broker.borrow_mut().bury(member);
     }
 
     fn expel(&self, member: usize) {
         let others = self.world.members_but(member);
         let mut random = self.world.random.borrow_mut();
-        self.world.kafka.borrow_mut().expel(member, &others, &mut random);
+        self.world.broker.borrow_mut().expel(member, &others, &mut random);
     }
 
     /// Something goes wrong.
@@ -404,7 +404,7 @@ impl<'a> Schedule<'a> {
                 }
             }
             4 if world.strikes("partitions moved", 1) => {
-                let n_partitions = world.kafka.borrow().logs.len() as u64;
+                let n_partitions = world.broker.borrow().logs.len() as u64;
                 self.give(world.below(n_partitions) as i32, member);
             }
             5 if world.strikes("crashes of the database", 1) => {
@@ -441,7 +441,7 @@ impl<'a> Schedule<'a> {
                     }
                 }
                 40..85 => world.step_background(),
-                85..92 => world.kafka.borrow_mut().produce(&mut world.random.borrow_mut()),
+                85..92 => world.broker.borrow_mut().produce(&mut world.random.borrow_mut()),
                 92..95 => {
                     let mut random = world.random.borrow_mut();
                     world.database.borrow_mut().end_ghost(&mut random);
@@ -459,7 +459,7 @@ impl<'a> Schedule<'a> {
         if self.world.running().is_empty() {
             self.start();
         }
-        let orphans = self.world.kafka.borrow().orphans();
+        let orphans = self.world.broker.borrow().orphans();
         for number in orphans {
             let member = self.world.any_running().expect("one was just started");
             self.give(number, member);
@@ -468,13 +468,13 @@ impl<'a> Schedule<'a> {
 
     /// For whoever looks for a mistake.
     fn state(&self) -> String {
-        let (database, kafka) = (self.world.database.borrow(), self.world.kafka.borrow());
+        let (database, broker) = (self.world.database.borrow(), self.world.broker.borrow());
         let consumers = self.consumers.iter().enumerate().filter_map(|(member, consumer)| {
             let flow = super::flow::locked(&consumer.as_ref()?.flow);
             Some(format!("process {member}: owns {:?}, {} in flight", flow.owned, flow.tracker.batches_in_flight()))
         });
         let consumers: Vec<String> = consumers.collect();
-        format!("{kafka:?}\n{database:?}\n{}", consumers.join("\n"))
+        format!("{broker:?}\n{database:?}\n{}", consumers.join("\n"))
     }
 
     /// Nothing goes wrong any more: everything must be written, and the group be told.
@@ -519,7 +519,7 @@ fn simulate(seed: u64, flaw: Flaw) -> Tally {
         random: RefCell::new(random),
         now: Cell::new(now),
         database: RefCell::new(Database::new(n_partitions as i32, is_asynchronous, has_shared_row, flaw)),
-        kafka: RefCell::new(Kafka::new(n_partitions)),
+        broker: RefCell::new(Broker::new(n_partitions)),
         processes: RefCell::default(),
         tally: RefCell::default(),
         faults_left: Cell::new(faults_left),

@@ -27,7 +27,7 @@ enum Event {
 
 /// Logs and group.
 #[derive(Debug, Default)]
-pub struct Kafka {
+pub struct Broker {
     /// Offsets of records, by partition.
     pub logs: Vec<Vec<i64>>,
     /// Their ends.
@@ -41,14 +41,14 @@ pub struct Kafka {
     events: BTreeMap<usize, VecDeque<Event>>,
 }
 
-impl Kafka {
+impl Broker {
     pub fn new(n_partitions: usize) -> Self {
-        Kafka {
+        Broker {
             logs: vec![Vec::new(); n_partitions],
             ends: vec![0; n_partitions],
             committed: vec![0; n_partitions],
             holders: vec![None; n_partitions],
-            ..Kafka::default()
+            ..Broker::default()
         }
     }
 
@@ -135,7 +135,7 @@ impl Client {
     fn hear(&mut self) {
         let assignment = self.assignment.clone().expect("it has subscribed");
         loop {
-            let event = self.world.kafka.borrow_mut().events.entry(self.member).or_default().pop_front();
+            let event = self.world.broker.borrow_mut().events.entry(self.member).or_default().pop_front();
             match event {
                 None => return,
                 Some(Event::Assign(number)) => {
@@ -149,11 +149,11 @@ impl Client {
                 Some(Event::Revoke(number)) => {
                     assignment.revoked(&[partition(number)]);
                     self.local.remove(&number);
-                    let mut kafka = self.world.kafka.borrow_mut();
-                    if kafka.holders[number as usize] == Some(self.member) {
-                        kafka.holders[number as usize] = None;
-                        if let Some(heir) = kafka.heirs.remove(&number) {
-                            kafka.hand_over(number, heir);
+                    let mut broker = self.world.broker.borrow_mut();
+                    if broker.holders[number as usize] == Some(self.member) {
+                        broker.holders[number as usize] = None;
+                        if let Some(heir) = broker.heirs.remove(&number) {
+                            broker.hand_over(number, heir);
                         }
                     }
                 }
@@ -178,14 +178,14 @@ impl Source for Client {
     }
 
     fn topics(&mut self, names: &[Arc<str>]) -> Result<BTreeMap<Arc<str>, TopicState>, SourceFault> {
-        let partitions = self.world.kafka.borrow().logs.len() as i32;
+        let partitions = self.world.broker.borrow().logs.len() as i32;
         Ok(names.iter().map(|name| (name.clone(), TopicState { topic_id: None, partitions, may_read: true })).collect())
     }
 
     fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault> {
-        let kafka = self.world.kafka.borrow();
+        let broker = self.world.broker.borrow();
         let bounds = |partition: &TopicPartition| {
-            let end = NextOffset(kafka.ends[partition.partition as usize]);
+            let end = NextOffset(broker.ends[partition.partition as usize]);
             (partition.clone(), Bounds { start: NextOffset(0), last_stable: end, high_watermark: end })
         };
         Ok(partitions.iter().map(bounds).collect())
@@ -203,9 +203,10 @@ impl Source for Client {
         &mut self,
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
-        let kafka = self.world.kafka.borrow();
-        let committed =
-            |partition: &TopicPartition| (partition.clone(), NextOffset(kafka.committed[partition.partition as usize]));
+        let broker = self.world.broker.borrow();
+        let committed = |partition: &TopicPartition| {
+            (partition.clone(), NextOffset(broker.committed[partition.partition as usize]))
+        };
         Ok(partitions.iter().map(committed).collect())
     }
 
@@ -232,8 +233,8 @@ impl Source for Client {
         for (number, local) in &mut self.local {
             let Local { position: Some(position), is_paused: false } = local else { continue };
             let n_max = self.world.random.borrow_mut().usize(0..5);
-            let kafka = self.world.kafka.borrow();
-            let log = &kafka.logs[*number as usize];
+            let broker = self.world.broker.borrow();
+            let log = &broker.logs[*number as usize];
             let from = log.partition_point(|offset| offset < position);
             let served = &log[from..(from + n_max).min(log.len())];
             for offset in served {
@@ -242,7 +243,7 @@ impl Source for Client {
             }
             *position = match served.last() {
                 // Holes at the end are passed without a record.
-                _ if n_max > 0 && from + served.len() == log.len() => kafka.ends[*number as usize],
+                _ if n_max > 0 && from + served.len() == log.len() => broker.ends[*number as usize],
                 Some(last) => last + 1,
                 None => *position,
             };
@@ -279,13 +280,13 @@ impl Source for Client {
     }
 
     fn commit_offsets(&mut self, committable: &Committable) -> Result<(), SourceFault> {
-        let mut kafka = self.world.kafka.borrow_mut();
-        let is_held = |partition: &TopicPartition| kafka.holders[partition.partition as usize] == Some(self.member);
+        let mut broker = self.world.broker.borrow_mut();
+        let is_held = |partition: &TopicPartition| broker.holders[partition.partition as usize] == Some(self.member);
         if !committable.offsets().keys().all(is_held) || self.world.strikes("offset commits refused", 30) {
             return Err(SourceFault::Away("rebalancing".to_owned()));
         }
         for (partition, next) in committable.offsets() {
-            kafka.committed[partition.partition as usize] = next.0;
+            broker.committed[partition.partition as usize] = next.0;
         }
         self.world.is_told.set(true);
         Ok(())
@@ -302,6 +303,6 @@ impl Source for Client {
     fn close(&mut self) {
         let others = self.world.members_but(self.member);
         let mut random = self.world.random.borrow_mut();
-        self.world.kafka.borrow_mut().expel(self.member, &others, &mut random);
+        self.world.broker.borrow_mut().expel(self.member, &others, &mut random);
     }
 }
