@@ -20,6 +20,7 @@ pub mod quiet;
 pub mod record;
 pub mod row;
 pub mod shutdown;
+pub mod sync;
 pub mod vitals;
 
 // Pure steps.
@@ -32,6 +33,8 @@ pub mod decode;
 pub mod explain;
 pub mod fit;
 pub mod lane;
+#[cfg(test)]
+mod lane_tests;
 pub mod metrics;
 pub mod redrive;
 pub mod sift;
