@@ -1,7 +1,8 @@
 //! The turnstile, by ordinary threads. Beside it and not inside: tests/interleavings takes the file as it is.
 
 use super::lane::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(600);
 
