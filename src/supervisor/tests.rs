@@ -9,6 +9,8 @@ fn supervised(play: impl FnOnce(&Shutdown, Sender<i32>, Sender<End>) + Send) -> 
     let config = Config::load(&Sources::default()).expect("the defaults are right");
     let shared = Shared::new(&config, "me".to_owned(), Outage::new("database", None));
     let (signals_tx, signals_rx) = bounded(4);
+    // Signals can come for as long as the process lives.
+    let _open = signals_tx.clone();
     let (ends_tx, ends_rx) = bounded(4);
     let mut supervisor = Supervisor {
         config: &config,
@@ -27,12 +29,20 @@ fn supervised(play: impl FnOnce(&Shutdown, Sender<i32>, Sender<End>) + Send) -> 
     })
 }
 
+/// Waits until the supervisor has come to something.
+#[track_caller]
+fn until(is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the supervisor does not come to it");
+        thread::yield_now();
+    }
+}
+
 /// Lets the supervisor ask for an end by SIGHUP, and the consumer come to it.
 fn begin_to_start_over(shutdown: &Shutdown, signals_tx: &Sender<i32>, ends_tx: &Sender<End>) {
     signals_tx.send(SIGHUP).expect("the supervisor listens");
-    while !shutdown.is_triggered() {
-        thread::yield_now();
-    }
+    until(|| shutdown.is_triggered());
     ends_tx.send(Ok(Some(Ended::Asked))).expect("the supervisor listens");
 }
 
@@ -59,13 +69,9 @@ fn a_stop_while_starting_over_is_a_stop() {
     let after = supervised(|shutdown, signals_tx, ends_tx| {
         begin_to_start_over(shutdown, &signals_tx, &ends_tx);
         // The consumer's end is taken in, and the signal, before the last thread has ended.
-        while !ends_tx.is_empty() {
-            thread::yield_now();
-        }
+        until(|| ends_tx.is_empty());
         signals_tx.send(SIGTERM).expect("the supervisor listens");
-        while !signals_tx.is_empty() {
-            thread::yield_now();
-        }
+        until(|| signals_tx.is_empty());
     });
     assert_eq!(after, Ok(After::Done));
 }
