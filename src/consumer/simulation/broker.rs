@@ -150,7 +150,11 @@ impl Client {
                     assignment.revoked(&[partition(number)]);
                     self.local.remove(&number);
                     let mut broker = self.world.broker.borrow_mut();
-                    if broker.holders[number as usize] == Some(self.member) {
+                    // Unless it is already ours again, and we are about to hear of that.
+                    let comes_back = broker.events[&self.member]
+                        .iter()
+                        .any(|event| matches!(event, Event::Assign(n) if *n == number));
+                    if broker.holders[number as usize] == Some(self.member) && !comes_back {
                         broker.holders[number as usize] = None;
                         if let Some(heir) = broker.heirs.remove(&number) {
                             broker.hand_over(number, heir);
