@@ -1,6 +1,6 @@
 //! Chaos: real workers, a real Kafka and a real PostgreSQL, everything that can go wrong at once, and a ledger.
 //!
-//! A run is a row of episodes. Each has a stage of its own, workers set up by chance, and two lanes of faults side by side;
+//! A run is a row of episodes. Each has a stage of its own, workers set up by chance, and some lanes of faults side by side;
 //! in it, the database is compared with the ledger again and again, and at its end field by field. The seed gives the
 //! plan: set-ups, faults, their order and their measures (the machine's own timing can't be had again). Every source of
 //! chaos is drawn at least once, and proves that it has fired. `dev/chaos` starts the servers for it and runs it.
@@ -29,16 +29,18 @@ use wire::Wire;
 /// Partitions of prices at the beginning of an episode.
 const N_PARTITIONS: i32 = 3;
 /// Faults in an episode.
-const N_FAULTS: usize = 8;
+const N_FAULTS: usize = 12;
+/// Faults that go on at the same time, at most.
+const N_LANES: usize = 3;
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// What happens in an episode: two lanes of sources, each with a pause before it and chance of its own.
+/// What happens in an episode: lanes of sources, each with a pause before it and chance of its own.
 struct Plan {
     setup: Setup,
-    lanes: [Vec<(Duration, Source, fastrand::Rng)>; 2],
+    lanes: [Vec<(Duration, Source, fastrand::Rng)>; N_LANES],
 }
 
 impl Plan {
@@ -65,9 +67,9 @@ impl Plan {
             }
         }
         random.shuffle(&mut chosen);
-        let mut lanes = [Vec::new(), Vec::new()];
+        let mut lanes = [const { Vec::new() }; N_LANES];
         for (nth, source) in chosen.into_iter().enumerate() {
-            lanes[nth % 2].push((Duration::from_millis(random.u64(0..2_000)), source, random.fork()));
+            lanes[nth % N_LANES].push((Duration::from_millis(random.u64(0..2_000)), source, random.fork()));
         }
         Plan { setup, lanes }
     }
