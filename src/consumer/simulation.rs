@@ -9,29 +9,28 @@
 
 mod broker;
 mod database;
+mod world;
 
 use super::{Consumer, Wiring};
-use crate::batch::Batch;
-use crate::claimer::{self, Answered, Desk};
+use crate::claimer;
 use crate::clock::simulated;
 use crate::config::{Config, Sources};
-use crate::delivery::{Dispatch, Settlement};
-use crate::lane::{Lane, Seq};
+use crate::lane::Lane;
 use crate::outage::Outage;
 use crate::shutdown::Shutdown;
 use crate::source::TopicState;
-use crate::work::Work;
-use crate::writer::{Attempt, Next, Progress, Shared};
+use crate::writer::Shared;
 use broker::{Broker, Client};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 use database::{DOWN_MAX, Database, Session, topic};
 use fastrand::Rng;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use world::{Process, Tally, World, Writer};
 
 /// Processes that one schedule can start, one after the other.
 const MEMBERS_MAX: usize = 12;
@@ -52,213 +51,6 @@ enum Flaw {
     NoEpoch,
     /// Waiting writers don't give way to a head that meets their locks.
     NoLockRule,
-}
-
-/// How often what has happened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Tally(BTreeMap<&'static str, u64>);
-
-impl Tally {
-    fn count(&mut self, what: &'static str) {
-        *self.0.entry(what).or_default() += 1;
-    }
-
-    fn add(&mut self, other: Tally) {
-        for (what, n) in other.0 {
-            *self.0.entry(what).or_default() += n;
-        }
-    }
-}
-
-/// All that is outside of the consumers.
-struct World {
-    random: RefCell<Rng>,
-    now: Cell<Instant>,
-    database: RefCell<Database>,
-    broker: RefCell<Broker>,
-    /// By member.
-    processes: RefCell<Vec<Process>>,
-    tally: RefCell<Tally>,
-    faults_left: Cell<u32>,
-    /// The group's offsets have moved.
-    is_told: Cell<bool>,
-}
-
-/// A process without its consumer.
-struct Process {
-    is_alive: bool,
-    is_frozen: bool,
-    /// Polls that hear of nothing yet.
-    zombie_polls: u32,
-    shared: Arc<Shared>,
-    desk: Desk,
-    ledger: Session,
-    // On their way.
-    answers: VecDeque<Answered>,
-    dispatches_rx: Receiver<Dispatch>,
-    durables_tx: Sender<Settlement>,
-    writers: Vec<Writer>,
-}
-
-/// A writer between two steps.
-struct Writer {
-    session: Session,
-    current: Option<(Seq, Batch, Progress)>,
-    paused_until: Option<Instant>,
-    // On its way.
-    settlement: Option<Settlement>,
-}
-
-impl Process {
-    fn runs(&self) -> bool {
-        self.is_alive && !self.is_frozen
-    }
-
-    /// The claimer answers one question; the answer arrives with a later step.
-    fn claim(&mut self) {
-        if let Some(answered) = self.answers.pop_front() {
-            let _ = self.desk.answers_tx.send(answered);
-        } else if let Ok((ticket, question)) = self.desk.questions_rx.try_recv() {
-            let answer = claimer::answer(&mut self.ledger, question);
-            self.answers.push_back((ticket, answer));
-        }
-    }
-
-    /// One step of a writer; its settlement arrives with a later one.
-    fn write(&mut self, nth: usize, now: Instant) {
-        let Process { shared, writers, dispatches_rx, durables_tx, .. } = self;
-        let writer = &mut writers[nth];
-        if let Some(settlement) = writer.settlement.take() {
-            let _ = durables_tx.send(settlement);
-            return;
-        }
-        let (seq, batch, progress) = match writer.current.take() {
-            Some(current) => current,
-            None => match dispatches_rx.try_recv() {
-                Ok(Dispatch { seq, batch }) => (seq, batch, Progress::new(shared, seq)),
-                Err(_) => return,
-            },
-        };
-        if writer.paused_until.is_some_and(|until| now < until) && !shared.lane.is_cancelled(seq) {
-            writer.current = Some((seq, batch, progress));
-            return;
-        }
-        writer.paused_until = None;
-        let mut work = Work::decode(&batch, |topic| shared.topics.settings(topic));
-        let mut attempt = Attempt::resume(shared, &mut writer.session, progress);
-        match attempt.step(&mut work).expect("nothing here stops a process") {
-            Next::Settled(settlement) => {
-                writer.settlement = Some(settlement);
-                return;
-            }
-            Next::Pause(pause) => writer.paused_until = Some(now + pause),
-            Next::Step | Next::AwaitStart | Next::AwaitTurn(_) => {}
-        }
-        let progress = attempt.suspend();
-        drop(work);
-        writer.current = Some((seq, batch, progress));
-    }
-}
-
-impl World {
-    fn now(&self) -> Instant {
-        self.now.get()
-    }
-
-    fn pass(&self, by: Duration) {
-        self.now.set(self.now.get() + by);
-        simulated::set(Some(self.now.get()));
-    }
-
-    fn below(&self, n: u64) -> u64 {
-        self.random.borrow_mut().u64(0..n)
-    }
-
-    /// Whether a fault strikes here: once in so many times, as long as there are some left.
-    fn strikes(&self, what: &'static str, one_in: u64) -> bool {
-        let strikes = self.faults_left.get() > 0 && self.below(one_in) == 0;
-        if strikes {
-            self.faults_left.set(self.faults_left.get() - 1);
-            self.tally.borrow_mut().count(what);
-        }
-        strikes
-    }
-
-    /// Whether a client that has thawed has not heard of anything yet.
-    fn is_zombie(&self, member: usize) -> bool {
-        let polls = &mut self.processes.borrow_mut()[member].zombie_polls;
-        *polls = polls.saturating_sub(1);
-        *polls > 0
-    }
-
-    fn members_but(&self, member: usize) -> Vec<usize> {
-        let processes = self.processes.borrow();
-        let others = processes.iter().enumerate().filter(|(number, process)| *number != member && process.is_alive);
-        others.map(|(number, _)| number).collect()
-    }
-
-    fn running(&self) -> Vec<usize> {
-        let processes = self.processes.borrow();
-        processes.iter().enumerate().filter(|(_, process)| process.runs()).map(|(number, _)| number).collect()
-    }
-
-    fn any_running(&self) -> Option<usize> {
-        let running = self.running();
-        (!running.is_empty()).then(|| running[self.below(running.len() as u64) as usize])
-    }
-
-    /// One step of a claimer or a writer of any process.
-    fn step_background(&self) {
-        if let Some(member) = self.any_running() {
-            let n_writers = self.processes.borrow()[member].writers.len();
-            let which = self.below(n_writers as u64 + 1) as usize;
-            let process = &mut self.processes.borrow_mut()[member];
-            match which.checked_sub(1) {
-                None => process.claim(),
-                Some(writer) => process.write(writer, self.now()),
-            }
-        }
-    }
-
-    /// While a consumer waits, the others go on.
-    fn meanwhile(&self) {
-        self.pass(Duration::from_millis(1 + self.below(100)));
-        self.step_background();
-        self.check();
-    }
-
-    /// The promise.
-    fn check(&self) {
-        let mut database = self.database.borrow_mut();
-        let broker = self.broker.borrow();
-        let mut has_changed = self.is_told.take();
-        if let Some(partitions) = database.changed() {
-            has_changed = true;
-            for (number, next, data) in partitions {
-                let log = &broker.logs[number as usize];
-                let due = &log[..log.partition_point(|offset| *offset < next)];
-                assert!(data == due, "partition {number} at {next} holds {data:?}, and should hold {due:?}");
-            }
-        }
-        if has_changed {
-            for (number, committed) in broker.committed.iter().enumerate() {
-                let durable = database.flushed_next(number as i32);
-                assert!(
-                    *committed <= durable,
-                    "the group is at {committed} of partition {number}, durable is {durable}"
-                );
-            }
-        }
-    }
-
-    fn is_drained(&self) -> bool {
-        let (database, broker) = (self.database.borrow(), self.broker.borrow());
-        broker
-            .ends
-            .iter()
-            .enumerate()
-            .all(|(number, end)| database.next(number as i32) == *end && broker.committed[number] == *end)
-    }
 }
 
 fn config(is_asynchronous: bool) -> &'static Config {

@@ -1,10 +1,10 @@
 //! Ownership and irregularities, without servers: the test is the writers and the claimer.
 
 use super::*;
-use crate::claimer::{Desk, channels};
+use crate::claimer::{Answer, Desk, channels};
 use crate::config::{Config, Sources};
-use crate::fault::Failure;
-use crate::ledger::LogIdentity;
+use crate::fault::{Failure, Fault};
+use crate::ledger::{LogIdentity, Standing};
 use crate::outage::Outage;
 use crate::record::Offset;
 use crate::sink::{Durable, Truth};

@@ -3,8 +3,8 @@
 //! A member hears of what it gets and loses by its polls only, and a frozen one hears of it too late: until then it hands
 //! out what it had fetched.
 
-use super::World;
 use super::database::{partition, topic};
+use super::world::World;
 use crate::batch::Incoming;
 use crate::delivery::Committable;
 use crate::record::{NextOffset, Offset, TopicPartition};

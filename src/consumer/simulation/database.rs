@@ -4,7 +4,8 @@
 //! answers, its connections and, without synchronous commit, its newest commits. Each guard can be taken out, to show that
 //! the checks of the simulation see what it is for.
 
-use super::{Flaw, Tally, World};
+use super::Flaw;
+use super::world::{Tally, World};
 use crate::batch::{Batch, Epoch, Interval};
 use crate::fault::{Failure, Fault};
 use crate::ledger::{Claim, Ledger, LogIdentity, Resolve, Standing, Start, StartFailure};
