@@ -2,6 +2,7 @@
 
 use crate::harness::producer::Feeder;
 use crate::harness::{Fault, LIMIT, Proxy, Stage, eventually, random, size};
+use crate::liveness::assert_prompt_commit;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -118,8 +119,8 @@ fn a_database_that_falls_silent_is_given_up_and_found_again() {
         thread::sleep(Duration::from_secs(2));
         // What was held back arrives now, much too late: a COMMIT may be in it.
         proxy.pass();
+        assert_prompt_commit(&stage, "a database that fell silent");
     }
-    stage.wait_for_progress();
     feeder.stop();
     stage.wait_until_drained(LIMIT);
     assert!(worker.alive());

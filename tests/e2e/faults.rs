@@ -3,6 +3,7 @@
 
 use crate::harness::producer::Feeder;
 use crate::harness::{Invocation, LIMIT, Stage, Worker, eventually, servers};
+use crate::liveness::assert_prompt_commit;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -69,7 +70,7 @@ fn is_survived(stage: &Stage, invocation: Invocation, sign: &str, fault: impl Fn
     thread::sleep(OUTAGE);
     assert!(worker.alive());
     heal();
-    stage.wait_for_progress();
+    assert_prompt_commit(stage, sign);
     feeder.stop();
     stage.wait_until_drained(LIMIT);
     assert!(worker.alive());

@@ -109,30 +109,3 @@ fn a_bounded_run_survives_kill_9() {
     invocation.output(&arguments).expect_code(0);
     stage.assert_exactly_once();
 }
-
-/// Not at a random time but at a chosen socket write: between any two of them.
-#[test]
-fn kill_9_between_any_two_socket_writes_is_survived() {
-    let stage = Stage::new("kill_write", 2);
-    let mut random = random(&stage.name);
-    stage.produce(4_000);
-    let invocation = stage.invocation_of_all().set("batch.rows_max", 40);
-    let mut n_killed = 0;
-    for _ in 0..size(6, 60) {
-        let inject = format!("inject=sendto,write,writev,sendmsg:signal=KILL:when={}", random.u32(1..600));
-        let wrapper =
-            ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto,write,writev,sendmsg", "-e", &inject];
-        match invocation.clone().under(&wrapper).output(&["run", "--until-end"]).code {
-            137 => n_killed += 1,
-            code => assert_eq!(code, 0, "exit code under strace"),
-        }
-        if stage.progress() > stage.sent().count() * 3 / 4 {
-            stage.produce(4_000);
-        }
-        thread::sleep(Duration::from_millis(200));
-    }
-    assert!(n_killed > 0, "no write was hit");
-    println!("{n_killed} runs were killed at a write");
-    invocation.output(&["run", "--until-end"]).expect_code(0);
-    stage.assert_exactly_once();
-}

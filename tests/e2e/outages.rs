@@ -3,6 +3,7 @@
 use crate::harness::producer::Feeder;
 use crate::harness::worker::signal;
 use crate::harness::{Invocation, LIMIT, Stage, random, servers, size};
+use crate::liveness::assert_prompt_commit;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub fn restarts_of_both(
                 kafka(&["start", "kafka"]);
             }
         }
-        stage.wait_for_progress();
+        assert_prompt_commit(stage, &format!("an outage of {server}"));
         assert!(worker.alive(), "the worker ended at the outage of {server}");
         thread::sleep(Duration::from_millis(random.u64(0..1_500)));
     }
@@ -102,7 +103,7 @@ pub fn a_hanging_broker(stage: &Stage, invocation: &Invocation, pid_file: &Path)
     worker.wait_for_log("kafka unreachable", LIMIT);
     thread::sleep(Duration::from_secs(size(3, 40)));
     signal(pid, "CONT");
-    stage.wait_for_progress();
+    assert_prompt_commit(stage, "a hanging broker");
     worker.wait_for_log("kafka reachable again", LIMIT);
     feeder.stop();
     stage.wait_until_drained(LIMIT);

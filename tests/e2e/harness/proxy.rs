@@ -61,6 +61,10 @@ struct State {
     /// Both ends of each open connection.
     connections: BTreeMap<usize, [TcpStream; 2]>,
     n_accepted: usize,
+    /// Connections up to this one are mute for good.
+    mute_up_to: usize,
+    /// Falls mute in the middle of the next COPY.
+    mutes_in_copy: bool,
 }
 
 impl Shared {
@@ -75,15 +79,26 @@ impl Shared {
         }
     }
 
-    /// Waits while the proxy is mute.
-    fn let_pass(&self) -> io::Result<()> {
-        while self.state().mode == Mode::Mute {
+    /// Waits while the connection is mute.
+    fn let_pass(&self, number: usize) -> io::Result<()> {
+        let is_mute = |state: MutexGuard<'_, State>| state.mode == Mode::Mute || number <= state.mute_up_to;
+        while is_mute(self.state()) {
             if self.closing.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    /// Whether this is the data of a COPY to fall mute in; then it is done.
+    fn mutes_in_copy(&self) -> bool {
+        let mut state = self.state();
+        let is_meant = std::mem::take(&mut state.mutes_in_copy);
+        if is_meant {
+            state.mode = Mode::Mute;
+        }
+        is_meant
     }
 }
 
@@ -100,6 +115,8 @@ impl Proxy {
             row_commits: 0,
             connections: BTreeMap::new(),
             n_accepted: 0,
+            mute_up_to: 0,
+            mutes_in_copy: false,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), closing: AtomicBool::new(false) });
         thread::spawn({
@@ -164,6 +181,11 @@ impl Proxy {
         self.shared.state().connections.len()
     }
 
+    /// Connections so far, open or not.
+    pub fn accepted(&self) -> usize {
+        self.shared.state().n_accepted
+    }
+
     /// Cuts all connections and takes no new ones.
     pub fn refuse(&self) {
         self.shared.state().mode = Mode::Refuse;
@@ -173,6 +195,23 @@ impl Proxy {
     /// Passes nothing on any more, while all connections stay open.
     pub fn mute(&self) {
         self.shared.state().mode = Mode::Mute;
+    }
+
+    /// Falls mute when half of a COPY's next data has been passed on.
+    pub fn mute_in_copy(&self) {
+        self.shared.state().mutes_in_copy = true;
+    }
+
+    /// Whether nothing is passed on.
+    pub fn is_mute(&self) -> bool {
+        self.shared.state().mode == Mode::Mute
+    }
+
+    /// Connections that are open now stay mute for good, though neither end is told; new ones pass.
+    pub fn pass_new(&self) {
+        let mut state = self.shared.state();
+        state.mute_up_to = state.n_accepted;
+        state.mode = Mode::Pass;
     }
 
     /// Cuts all connections; new ones pass.
@@ -197,6 +236,7 @@ impl Drop for Proxy {
 
 /// Both directions of one connection.
 struct Connection {
+    number: usize,
     client: TcpStream,
     server: TcpStream,
     shared: Arc<Shared>,
@@ -222,7 +262,7 @@ impl Connection {
             state.connections.insert(number, ends);
             number
         };
-        let connection = Connection { client, server, shared, withheld: Mutex::new(None) };
+        let connection = Connection { number, client, server, shared, withheld: Mutex::new(None) };
         thread::scope(|scope| {
             scope.spawn(|| {
                 // An end by either side is normal here.
@@ -250,7 +290,7 @@ impl Connection {
             client.read_exact(&mut length)?;
             let mut body = vec![0; (u32::from_be_bytes(length) as usize).saturating_sub(4)];
             client.read_exact(&mut body)?;
-            self.shared.let_pass()?;
+            self.shared.let_pass(self.number)?;
             let code = body.first_chunk().map_or(0, |code| u32::from_be_bytes(*code));
             if code == SSL_REQUEST || code == GSS_REQUEST {
                 client.write_all(b"N")?;
@@ -266,8 +306,15 @@ impl Connection {
             let [tag, length @ ..] = head;
             let mut body = vec![0; (u32::from_be_bytes(length) as usize).saturating_sub(4)];
             client.read_exact(&mut body)?;
-            self.shared.let_pass()?;
+            self.shared.let_pass(self.number)?;
             let message = [&head[..], &body].concat();
+            if tag == b'd' && self.shared.mutes_in_copy() {
+                let (first, second) = message.split_at(message.len() / 2);
+                server.write_all(first)?;
+                self.shared.let_pass(self.number)?;
+                server.write_all(second)?;
+                continue;
+            }
             let word = if tag == b'Q' { last_word(&body) } else { String::new() };
             match (tag, word.as_str()) {
                 (b'c', _) => copied = true,
@@ -318,10 +365,11 @@ impl Connection {
         let mut answer = Vec::new();
         loop {
             let n_bytes = server.read(&mut buffer)?;
+            // An end, too, is heard only where something passes.
+            self.shared.let_pass(self.number)?;
             if n_bytes == 0 {
                 return Ok(());
             }
-            self.shared.let_pass()?;
             let withheld = *self.withheld.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(fault) = withheld else {
                 client.write_all(&buffer[..n_bytes])?;

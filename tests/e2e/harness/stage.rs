@@ -52,6 +52,11 @@ impl Stage {
         Stage::with_configs(&format!("old_{test}"), n_partitions, configs)
     }
 
+    /// One more beside this one, in its turn. A test that took a second turn might wait for a test that waits for its first.
+    pub fn another(&self, test: &str, n_partitions: i32) -> Stage {
+        Stage::with(None, test, n_partitions, &[])
+    }
+
     /// One more on the old broker, in the turn of this one. A test that took a second turn might wait for a test that
     /// waits for its first.
     pub fn another_old(&self, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
