@@ -202,6 +202,22 @@ fn patience_with_a_mute_database_has_its_limit() {
     });
 }
 
+/// Processes that stand still until this is dropped: the server could not be ended while one of its own does.
+struct Stopped(Vec<i32>);
+
+impl Stopped {
+    fn new(pids: Vec<i32>) -> Stopped {
+        pids.iter().for_each(|pid| signal(*pid as u32, "STOP"));
+        Stopped(pids)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|pid| signal(*pid as u32, "CONT"));
+    }
+}
+
 /// Over a unix socket there is no deadline below the client, so that a server process that has stopped is left to the
 /// watchdog.
 #[test]
@@ -226,11 +242,10 @@ fn a_stopped_server_process_is_left_to_the_watchdog_and_the_next_run_goes_on() {
     let sql = format!("SELECT pid FROM pg_stat_activity WHERE application_name = 'stock-db-writer {}'", stage.name);
     let backends: Vec<i32> =
         database.query(&sql, &[]).expect("PostgreSQL answers").iter().map(|row| row.get(0)).collect();
-    let all = |name: &str| backends.iter().for_each(|pid| signal(*pid as u32, name));
-    all("STOP");
+    let stopped = Stopped::new(backends);
     let begun = Instant::now();
     let output = worker.output(LIMIT);
-    all("CONT");
+    drop(stopped);
     println!("{} after {:.1} s", output.cause(), begun.elapsed().as_secs_f64());
     let output = output.expect_code(75);
     assert!(output.cause().contains("the database has not answered for"), "{}", output.cause());
