@@ -7,20 +7,25 @@ use crate::exit::{ExitCode, Stop};
 use crate::heartbeat::{Doing, Heartbeat};
 use crate::shutdown::Shutdown;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A look that comes so much later than the last one was held up by more than a busy machine.
+const BREAK_MIN: Duration = Duration::from_secs(5);
 
 /// Watches until a stop is asked for. A call longer than `soft` is cancelled; one longer than `hard` ends the process,
 /// COMMIT too.
 pub fn run(heartbeats: &[Arc<Heartbeat>], soft: Duration, hard: Duration, shutdown: &Shutdown) -> Result<(), Stop> {
+    let mut awake = Awake::new(Instant::now());
     while !shutdown.sleep(INTERVAL) {
+        let awake_for = awake.looked(Instant::now());
         for heartbeat in heartbeats {
-            if heartbeat.cancel_after(soft) {
+            if awake_for > soft && heartbeat.cancel_after(soft) {
                 log::warn!("{heartbeat:?}: cancelling it");
             }
             let (doing, since) = heartbeat.state();
+            let since = since.min(awake_for);
             if doing != Doing::Waiting && since > hard {
                 log::error!("{heartbeats:?}");
                 let message = format!(
@@ -35,9 +40,41 @@ pub fn run(heartbeats: &[Arc<Heartbeat>], soft: Duration, hard: Duration, shutdo
     Ok(())
 }
 
+/// Since when this process runs without a break: one that was stopped, or a machine that slept, must not take its own
+/// silence for the server's.
+struct Awake {
+    since: Instant,
+    looked_at: Instant,
+}
+
+impl Awake {
+    fn new(now: Instant) -> Self {
+        Awake { since: now, looked_at: now }
+    }
+
+    /// Notes a look; how long it has run by now.
+    fn looked(&mut self, now: Instant) -> Duration {
+        if now.saturating_duration_since(self.looked_at) > BREAK_MIN {
+            self.since = now;
+        }
+        self.looked_at = now;
+        now.saturating_duration_since(self.since)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_break_is_not_counted() {
+        let begun = Instant::now();
+        let (mut awake, at) = (Awake::new(begun), |seconds| begun + Duration::from_secs(seconds));
+        assert_eq!(awake.looked(at(1)), Duration::from_secs(1));
+        assert_eq!(awake.looked(at(5)), Duration::from_secs(5));
+        assert_eq!(awake.looked(at(600)), Duration::ZERO);
+        assert_eq!(awake.looked(at(601)), Duration::from_secs(1));
+    }
 
     #[test]
     fn a_silent_commit_ends_the_process_with_try_later() {

@@ -31,6 +31,8 @@ const TRIES_QUIET: u32 = 10;
 const LOCK_LOOK: Duration = Duration::from_millis(50);
 /// How often a writer that waits out an outage looks whether it is over.
 const OUTAGE_LOOK: Duration = Duration::from_millis(500);
+/// The longest pause after a lock was not had: the statement has waited for it already.
+const LOCK_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause between tries after a fault that an operator has to mend.
 const OPERATOR_PAUSE: Duration = Duration::from_secs(5);
 
@@ -451,7 +453,7 @@ impl<'a> Attempt<'a> {
                         );
                     }
                 }
-                self.progress.backoff.next_delay()
+                self.progress.backoff.next_delay().min(LOCK_PAUSE_MAX)
             }
             Fault::Record | Fault::UniqueKey => {
                 self.sink.rollback();
