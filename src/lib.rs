@@ -20,6 +20,8 @@ pub mod quiet;
 pub mod record;
 pub mod row;
 pub mod shutdown;
+#[cfg(test)]
+mod shutdown_tests;
 pub mod sync;
 pub mod vitals;
 

@@ -1,4 +1,4 @@
-//! The locks of the turnstile: the standard library's. tests/interleavings has others in their place, which try every order
+//! The locks of the turnstile and of the stop request: the standard library's. tests/interleavings has others in their place, which try every order
 //! in which threads can come to them.
 
-pub use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+pub use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -14,7 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("quiet", &[]),
     ("record", &[]),
     ("pipeline_lock", &["clock"]),
-    ("shutdown", &[]),
+    ("shutdown", &["clock", "sync"]),
     ("sync", &[]),
     ("vitals", &["record"]),
     ("row", &["decimal"]),

@@ -1,6 +1,6 @@
-//! The turnstile under every order in which threads can come to its lock.
+//! The turnstile and the stop request under every order in which threads can come to their locks.
 //!
-//! It is the file of the worker itself, with other locks and another clock below it: a scheduler runs one thread at a time
+//! These are the files of the worker itself, with other locks and another clock below them: a scheduler runs one thread at a time
 //! and chooses the next one at each of them. Its waits never time out, so that a lost wake-up is a deadlock that it reports.
 //! STOCK_DB_WRITER_TEST_SIZE=long tries many more.
 
@@ -8,10 +8,11 @@
 #[allow(dead_code, reason = "the worker uses the rest of it")]
 mod worker {
     pub mod lane;
+    pub mod shutdown;
 }
 
 mod sync {
-    pub use shuttle::sync::{Condvar, Mutex, MutexGuard};
+    pub use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard};
     pub use std::sync::PoisonError;
 }
 
@@ -28,6 +29,7 @@ use shuttle::thread;
 use std::sync::Arc;
 use std::time::Duration;
 use worker::lane::{Lane, Passage, Seq};
+use worker::shutdown::Shutdown;
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -131,6 +133,54 @@ fn whoever_pauses_is_woken_by_a_stop() {
         lane.stop_below(Seq(3));
         for sleeper in sleepers {
             sleeper.join().expect("no sleeper panics");
+        }
+    });
+}
+
+#[test]
+fn a_stop_reaches_everybody_who_waits_or_is_about_to() {
+    in_every_order(|| {
+        let shutdown = Shutdown::new();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let shutdown = shutdown.clone();
+                thread::spawn(move || assert!(shutdown.sleep(LONG) && shutdown.is_triggered()))
+            })
+            .collect();
+        let second = {
+            let shutdown = shutdown.clone();
+            thread::spawn(move || shutdown.abort())
+        };
+        shutdown.trigger();
+        for thread in waiting.into_iter().chain([second]) {
+            thread.join().expect("nobody panics");
+        }
+        assert!(shutdown.is_abort(), "whichever came first");
+    });
+}
+
+/// As the supervisor ends: it stops the lane and asks for a stop; a writer that pauses, one that waits for its turn and a
+/// thread that only sleeps all end.
+#[test]
+fn all_threads_end_when_the_lane_is_stopped_and_a_stop_is_asked_for() {
+    in_every_order(|| {
+        let (lane, shutdown, passed) = (Arc::new(Lane::new()), Shutdown::new(), Arc::new(Mutex::new(Vec::new())));
+        let sleeper = {
+            let shutdown = shutdown.clone();
+            thread::spawn(move || assert!(shutdown.sleep(LONG)))
+        };
+        let pausing = {
+            let lane = lane.clone();
+            thread::spawn(move || assert!(lane.sleep(Seq(0), LONG)))
+        };
+        let waiting = {
+            let lane = lane.clone();
+            thread::spawn(move || assert!(!write(&lane, Seq(1), true, &passed)))
+        };
+        shutdown.trigger();
+        lane.stop_below(Seq(2));
+        for thread in [sleeper, pausing, waiting] {
+            thread.join().expect("nobody panics");
         }
     });
 }

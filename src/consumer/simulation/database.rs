@@ -311,11 +311,15 @@ impl Sink for Session {
             database.apply(&tx);
             return Ok(Durable::witnessed(seq, batch));
         }
+        let mut tally = self.world.tally.borrow_mut();
         match random.u32(0..3) {
-            0 => database.apply(&tx),
-            1 => {}
+            0 => {
+                tally.count("commits in doubt, applied");
+                database.apply(&tx);
+            }
+            1 => tally.count("commits in doubt, not applied"),
             _ => {
-                // The server has it, and is not done with it.
+                tally.count("commits in doubt, decided later");
                 tx.is_committing = true;
                 database.ghosts.push(tx);
             }

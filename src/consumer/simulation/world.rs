@@ -87,13 +87,18 @@ impl Process {
     }
 
     /// One step of a writer; its settlement arrives with a later one.
-    pub(super) fn write(&mut self, nth: usize, now: Instant) {
+    pub(super) fn write(&mut self, nth: usize, now: Instant, tally: &mut Tally) {
         let Process { shared, writers, dispatches_rx, durables_tx, .. } = self;
-        let writer = &mut writers[nth];
-        if let Some(settlement) = writer.settlement.take() {
+        if let Some(settlement) = writers[nth].settlement.take() {
+            // Of a later batch than one that another writer has not answered for.
+            let seq = seq_of(&settlement);
+            if writers.iter().any(|other| other.settlement.as_ref().is_some_and(|other| seq_of(other) < seq)) {
+                tally.count("settlements that overtook others");
+            }
             let _ = durables_tx.send(settlement);
             return;
         }
+        let writer = &mut writers[nth];
         let (seq, batch, progress) = match writer.current.take() {
             Some(current) => current,
             None => match dispatches_rx.try_recv() {
@@ -119,6 +124,13 @@ impl Process {
         let progress = attempt.suspend();
         drop(work);
         writer.current = Some((seq, batch, progress));
+    }
+}
+
+fn seq_of(settlement: &Settlement) -> Seq {
+    match settlement {
+        Settlement::Durable(durable) => durable.seq(),
+        Settlement::Discarded { seq, .. } => *seq,
     }
 }
 
@@ -177,7 +189,7 @@ impl World {
             let process = &mut self.processes.borrow_mut()[member];
             match which.checked_sub(1) {
                 None => process.claim(),
-                Some(writer) => process.write(writer, self.now()),
+                Some(writer) => process.write(writer, self.now(), &mut self.tally.borrow_mut()),
             }
         }
     }
