@@ -172,11 +172,14 @@ impl<'a> Field<'a> {
         self.retire(slot);
     }
 
-    /// SIGTERM; it must end with 0.
+    /// SIGTERM; it must end with 0, unless it had only just begun.
     pub fn stop(&self, slot: &mut Slot) {
         self.ask_metrics(slot);
         let worker = slot.worker.take().expect("somebody is here");
-        let output = worker.stop();
+        worker.signal("TERM");
+        let output = worker.output(LIMIT);
+        let is_unborn = output.code == 143 && output.stderr.is_empty();
+        assert!(output.code == 0 || is_unborn, "a worker ended with {} after SIGTERM:\n{}", output.code, output.stderr);
         slot.logs.push(output.stderr.lines().map(str::to_owned).collect());
         self.retire(slot);
     }

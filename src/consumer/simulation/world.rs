@@ -86,29 +86,28 @@ impl Process {
         }
     }
 
-    /// One step of a writer; its settlement arrives with a later one.
-    pub(super) fn write(&mut self, nth: usize, now: Instant, tally: &mut Tally) {
+    /// One step of a writer; its settlement arrives with a later one. Answers whether one overtook another.
+    pub(super) fn write(&mut self, nth: usize, now: Instant) -> bool {
         let Process { shared, writers, dispatches_rx, durables_tx, .. } = self;
         if let Some(settlement) = writers[nth].settlement.take() {
             // Of a later batch than one that another writer has not answered for.
             let seq = seq_of(&settlement);
-            if writers.iter().any(|other| other.settlement.as_ref().is_some_and(|other| seq_of(other) < seq)) {
-                tally.count("settlements that overtook others");
-            }
+            let overtakes =
+                writers.iter().any(|other| other.settlement.as_ref().is_some_and(|other| seq_of(other) < seq));
             let _ = durables_tx.send(settlement);
-            return;
+            return overtakes;
         }
         let writer = &mut writers[nth];
         let (seq, batch, progress) = match writer.current.take() {
             Some(current) => current,
             None => match dispatches_rx.try_recv() {
                 Ok(Dispatch { seq, batch }) => (seq, batch, Progress::new(shared, seq)),
-                Err(_) => return,
+                Err(_) => return false,
             },
         };
         if writer.paused_until.is_some_and(|until| now < until) && !shared.lane.is_cancelled(seq) {
             writer.current = Some((seq, batch, progress));
-            return;
+            return false;
         }
         writer.paused_until = None;
         let mut work = Work::decode(&batch, |topic| shared.topics.settings(topic));
@@ -116,7 +115,7 @@ impl Process {
         match attempt.step(&mut work).expect("nothing here stops a process") {
             Next::Settled(settlement) => {
                 writer.settlement = Some(settlement);
-                return;
+                return false;
             }
             Next::Pause(pause) => writer.paused_until = Some(now + pause),
             Next::Step | Next::AwaitStart | Next::AwaitTurn(_) => {}
@@ -124,6 +123,7 @@ impl Process {
         let progress = attempt.suspend();
         drop(work);
         writer.current = Some((seq, batch, progress));
+        false
     }
 }
 
@@ -187,9 +187,9 @@ impl World {
             let n_writers = self.processes.borrow()[member].writers.len();
             let which = self.below(n_writers as u64 + 1) as usize;
             let process = &mut self.processes.borrow_mut()[member];
-            match which.checked_sub(1) {
-                None => process.claim(),
-                Some(writer) => process.write(writer, self.now(), &mut self.tally.borrow_mut()),
+            let Some(writer) = which.checked_sub(1) else { return process.claim() };
+            if process.write(writer, self.now()) {
+                self.tally.borrow_mut().count("settlements that overtook others");
             }
         }
     }
