@@ -42,3 +42,31 @@ pub(super) fn commit(session: &mut Session, call_max: Duration) -> End {
 fn has_token(answer: &[SimpleQueryMessage], token: &str) -> bool {
     answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some(token)))
 }
+
+#[cfg(test)]
+mod tests {
+    //! On a real server, and here because nothing outside can bring about what the guard is for.
+
+    use super::*;
+    use crate::config::{Config, Sources};
+    use crate::database::Database;
+    use std::collections::BTreeMap;
+
+    const CALL_MAX: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_is_aborted_or_not_there_is_never_called_committed() {
+        let url = std::env::var("DATABASE_URL").expect("DATABASE_URL names a PostgreSQL for tests; run dev/test");
+        let environment = BTreeMap::from([("DATABASE_URL".to_owned(), url)]);
+        let config = Config::load(&Sources { file: None, set: Vec::new(), environment }).expect("a URL is enough");
+        let mut session = Database::open(&config, "me").expect("the server answers").session().expect("connected");
+        let mut end = |before: &str| {
+            let _ = session.call_raw(CALL_MAX, |client| client.batch_execute(before));
+            commit(&mut session, CALL_MAX)
+        };
+        for before in ["BEGIN; SELECT 1 / 0", "ROLLBACK"] {
+            assert!(!matches!(end(before), End::Committed), "called committed after: {before}");
+        }
+        assert!(matches!(end("ROLLBACK; BEGIN"), End::Committed));
+    }
+}

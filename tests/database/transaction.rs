@@ -99,6 +99,17 @@ fn an_offset_that_does_not_match_writes_nothing() {
 }
 
 #[test]
+fn letters_of_a_batch_that_is_not_applied_are_gone_too() {
+    let mut fixture = Fixture::new();
+    let epoch = fixture.claim(1);
+    let mut sink = fixture.sink();
+    assert!(!fixture.write(&mut sink, &prices(epoch, &[(5, &[PRICE, "no json"])])));
+    assert_eq!(fixture.number("SELECT count(*) FROM @.writer_dead_letters"), 0);
+    assert!(fixture.write(&mut sink, &prices(epoch, &[(0, &[PRICE, "no json"])])));
+    assert_eq!(fixture.number("SELECT count(*) FROM @.writer_dead_letters"), 1);
+}
+
+#[test]
 fn a_batch_that_was_not_advanced_is_never_committed() {
     let mut fixture = Fixture::new();
     let epoch = fixture.claim(1);

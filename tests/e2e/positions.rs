@@ -1,8 +1,9 @@
 //! Positions that do not fit the log are noticed, and never guessed away.
 
 use crate::harness::producer::{self, Feeder};
-use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually, random, servers};
-use std::time::Duration;
+use crate::harness::{Invocation, LIMIT, Stage, Worker, broker, eventually, random, servers, size};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Ends with 65; the cause names these.
 #[track_caller]
@@ -215,6 +216,49 @@ fn a_group_offset_ahead_of_the_database_is_said_and_overwritten() {
     assert!(output.stderr.contains(&said), "{}", output.stderr);
     stage.assert_exactly_once();
     assert_eq!(broker::group_offsets(&stage.name, &stage.topic)[&0], 1_000);
+}
+
+/// Looks for so long whether Kafka knows of an offset that the database doesn't have yet.
+fn assert_kafka_is_not_ahead(stage: &Stage, length: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < length {
+        // In this order: what is durable only grows meanwhile.
+        let told = broker::group_offsets(&stage.name, &stage.topic);
+        let durable = stage.standings(&stage.topic);
+        for (partition, told) in told {
+            let durable = durable[&partition].next_offset;
+            assert!(told <= durable, "Kafka was told {told} of partition {partition}, durable is {durable}");
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The order of the protocol, seen from outside: while batches are on their way and can't arrive, and across kills.
+#[test]
+fn kafka_is_never_told_more_than_the_database_holds() {
+    let stage = Stage::new("told", 3);
+    let feeder = Feeder::start(&stage, &stage.topic, 2_000);
+    let invocation = stage.invocation_of_all().set("batch.rows_max", 100);
+    let mut worker = invocation.start(&["run"]);
+    for round in 0..size(2, 10) {
+        stage.wait_for_progress();
+        let mut client = stage.database();
+        let mut transaction = client.transaction().expect("PostgreSQL answers");
+        transaction.batch_execute("SELECT FROM writer_offsets FOR UPDATE").expect("the rows can be locked");
+        // Kafka is told every second.
+        assert_kafka_is_not_ahead(&stage, Duration::from_millis(2_500));
+        if round % 2 == 1 {
+            worker.kill9();
+            worker = invocation.start(&["run"]);
+        }
+        transaction.rollback().expect("PostgreSQL answers");
+        assert_kafka_is_not_ahead(&stage, Duration::from_secs(1));
+    }
+    feeder.stop();
+    stage.wait_until_drained(LIMIT);
+    worker.stop();
+    stage.assert_exactly_once();
+    assert_eq!(broker::group_offsets(&stage.name, &stage.topic), broker::end_offsets(&stage.topic), "told at the end");
 }
 
 /// Puts the tables back to where they were at `offset` of the only partition, as a restored backup would.
