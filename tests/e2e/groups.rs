@@ -197,10 +197,11 @@ fn a_member_that_is_fenced_claims_again_and_goes_on() {
         stage.wait_for_progress();
         let mark = worker.mark();
         claim_by_hand(&stage);
-        println!("{}", worker.wait_for_log_after(mark, "fenced partition=", LIMIT));
-        worker.wait_for_log_after(mark, "claimed partition=", LIMIT);
+        // That it was fenced is said once in a while only.
+        println!("{}", worker.wait_for_log_after(mark, "claimed partition=", LIMIT));
         wait_for_progress_everywhere(&stage);
     }
+    assert!(worker.count("fenced partition=") > 0);
     feeder.stop();
     stage.wait_until_drained(LIMIT);
     assert!(worker.alive());
