@@ -67,6 +67,7 @@ fn a_head_that_takes_care_calls_back_those_behind_it_but_makes_nobody_serial() {
     assert!(!lane.clear_behind(Seq(1)), "only the head may");
     assert!(lane.clear_behind(Seq(0)) && !lane.clear_behind(Seq(0)));
     assert!(lane.is_called_back(Seq(1)) && !lane.is_called_back(Seq(0)));
+    assert_eq!((lane.try_start(Seq(0)), lane.try_start(Seq(1))), (Some(true), None));
     assert_eq!(lane.wait_for_turn(Seq(1), LONG), Passage::Yield);
     lane.advance(Seq(0));
     assert!(lane.wait_to_start(Seq(2)), "although 1 is the head");
