@@ -122,7 +122,8 @@ fn whatever_happens_every_record_meets_its_fate_exactly_once() {
     let minutes: f64 = variable("STOCK_DB_WRITER_CHAOS_MINUTES").map_or(0.0, |text| text.parse().expect("a number"));
     let only = variable("STOCK_DB_WRITER_CHAOS_ONLY").unwrap_or_default();
     let allowed: Vec<Source> = Source::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|source| only.is_empty() || only.split(',').any(|name| name == source.name()))
         .collect();
     let is_known = |name: &&str| Source::ALL.iter().any(|source| source.name() == *name);

@@ -10,9 +10,23 @@ use std::time::{Duration, Instant};
 /// How long a source waits between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+/// Declares the sources, and the list of all of them.
+macro_rules! sources {
+    ($($name:ident),* $(,)?) => {
+        /// A source. Bad records are always among the rest, and have none.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Source {
+            $($name),*
+        }
+
+        impl Source {
+            /// All of them.
+            pub const ALL: &[Source] = &[$(Source::$name),*];
+        }
+    };
+}
+
+sources! {
     Kill9,
     Sigterm,
     Freeze,
@@ -46,38 +60,6 @@ pub enum Source {
 use Source::*;
 
 impl Source {
-    /// All of them; bad records are always among the rest.
-    pub const ALL: [Source; 28] = [
-        Kill9,
-        Sigterm,
-        Freeze,
-        JoinAndLeave,
-        PostgresImmediate,
-        PostgresFast,
-        AsyncCrash,
-        TerminateInCopy,
-        TerminateWaiting,
-        TerminateInCommit,
-        CommitCutBefore,
-        CommitCutDuring,
-        CommitCutAfter,
-        CommitSwallowed,
-        PostgresLatency,
-        PostgresSlices,
-        PostgresCut,
-        PostgresSwallow,
-        KafkaLatency,
-        KafkaSlices,
-        KafkaCut,
-        KafkaSwallow,
-        BrokerKill,
-        BrokerFreeze,
-        Ddl,
-        SharedRow,
-        DiskFull,
-        AddPartitions,
-    ];
-
     /// As in the report.
     pub fn name(self) -> String {
         let mut name = String::new();
