@@ -5,13 +5,16 @@
 //! without the rule exists in test builds only.
 
 use super::*;
+use crate::batch::Batch;
 use crate::batch::{Batcher, Incoming, Limits};
 use crate::config::Sources;
 use crate::database::Database;
+use crate::lane::Seq;
 use crate::ledger::{Ledger, LogIdentity, Start};
 use crate::record::{NextOffset, Offset, TopicPartition};
 use crossbeam_channel::bounded;
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 const QUOTE: &[u8] = br#"{"symbol":"AAPL","price":1.5,"timestamp":1704207845}"#;
 

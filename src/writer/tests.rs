@@ -1,13 +1,25 @@
 //! The outcome table, with a sink that fails as it is told to.
 
+use super::attempt::*;
 use super::*;
+use crate::batch::Batch;
 use crate::batch::{Batcher, Epoch, Incoming, Limits};
 use crate::config::Sources;
+use crate::delivery::Discard;
+use crate::exit::ExitCode;
+use crate::fault::Failure;
+use crate::fault::Fault;
+use crate::lane::Seq;
 use crate::record::{NextOffset, Offset, TopicPartition};
 use crate::row::Origin;
+use crate::sink::CommitFailure;
+use crate::sink::Durable;
+use crate::sink::Pieces;
 use crate::sink::Truth;
+use crate::work::Work;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 const QUOTE: &[u8] = br#"{"symbol":"AAPL","price":1.5,"timestamp":1704207845}"#;
 
