@@ -49,6 +49,8 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// slow network takes its time, and is begun again after a cut: so each cut doubles this.
 const POLL_CUT_MIN: Duration = Duration::from_secs(1);
 const POLL_CUT_MAX: Duration = Duration::from_secs(30);
+/// A group that goes on refusing what the client sends it for so long, while no record comes, does so for good.
+const REFUSED_MAX: Duration = Duration::from_secs(60);
 /// What the client says where a broker has answered -1, under a code that brokers use for something else.
 const NO_OFFSET: &str = "the broker reported no offset for this spec";
 /// READ among a topic's authorized operations: bit 3, by the number of Kafka's `AclOperation`.
@@ -78,6 +80,8 @@ pub struct KrafkaSource {
     poll_cut: Duration,
     // What was said last of a poll that failed.
     complaint: Option<String>,
+    // Since when the group has refused what the client sent it.
+    refused_since: Option<Instant>,
 }
 
 impl KrafkaSource {
@@ -104,6 +108,7 @@ impl KrafkaSource {
             away: Absence::none("kafka"),
             poll_cut: POLL_CUT_MIN,
             complaint: None,
+            refused_since: None,
         })
     }
 
@@ -362,7 +367,7 @@ impl Source for KrafkaSource {
                 return Ok(partitions.into_iter().map(|(topic, number)| TopicPartition::new(topic, number)).collect());
             }
             Ok(Err(error)) => {
-                let fault = fault(error);
+                let fault = self.passing_refusal(&error).unwrap_or_else(|| fault(error));
                 let SourceFault::Away(message) = &fault else { return Err(fault) };
                 // Waited for; said once, unless the outage watch has.
                 if self.away.since().is_none() && self.complaint.as_ref() != Some(message) {
@@ -374,7 +379,7 @@ impl Source for KrafkaSource {
             Ok(Ok(records)) => records,
         };
         if !records.is_empty() {
-            self.complaint = None;
+            (self.complaint, self.refused_since) = (None, None);
         }
         let mut partition = TopicPartition::new("", -1);
         // Each is dropped once it is taken in, so that its fetched batch is not kept longer than needed.

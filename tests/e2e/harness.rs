@@ -6,9 +6,11 @@
 //! log lines are all it relies on.
 
 pub mod audit;
+pub mod audited;
 pub mod broker;
 pub mod certificates;
 pub mod checker;
+pub mod cluster;
 pub mod corpus;
 pub mod ledger;
 pub mod matrix;

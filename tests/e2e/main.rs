@@ -9,6 +9,7 @@ mod backlog;
 mod bare;
 mod brake;
 mod cli;
+mod cluster;
 mod dead_letters;
 mod doubt;
 mod explain;

@@ -7,11 +7,12 @@
 
 use super::listener::Listener;
 use super::wire::within;
-use super::{KrafkaSource, REQUEST_TIMEOUT};
+use super::{KrafkaSource, REFUSED_MAX, REQUEST_TIMEOUT};
 use crate::config::GroupProtocol;
 use crate::source::{Assignment, SourceFault, TopicState};
 use krafka::admin::{DescribeConsumerGroupsOptions, DescribeFeaturesOptions};
 use krafka::consumer::{Consumer, ConsumerBuilder, GroupProtocol as WireProtocol, PartitionAssignmentStrategy};
+use krafka::error::{ErrorCode, KrafkaError};
 use krafka::{CloseOptions, GroupMembershipOperation};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -86,12 +87,24 @@ impl KrafkaSource {
         Ok(())
     }
 
+    /// INVALID_REQUEST in answer to a heartbeat of a KIP-848 member: one that has just been fenced, and begins anew, may
+    /// still name the partitions that it had. The client says so once, and joins again with its next poll.
+    pub(super) fn passing_refusal(&mut self, error: &KrafkaError) -> Option<SourceFault> {
+        let is_refusal = matches!(error, KrafkaError::Broker { code: ErrorCode::InvalidRequest, .. });
+        if !is_refusal || self.protocol != Some(WireProtocol::Consumer) {
+            return None;
+        }
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
+        (since.elapsed() < REFUSED_MAX).then(|| SourceFault::Away(error.to_string()))
+    }
+
     fn member(&self, protocol: WireProtocol) -> ConsumerBuilder {
         let builder = self
             .tuned(self.kafka.consumer(self.config.group.as_str()))
             .group_protocol(protocol)
-            // Cooperative rebalances made needless losses; range made none.
-            .partition_assignment_strategy(PartitionAssignmentStrategy::Range)
+            // Cooperative rebalances made needless losses. By ranges the first members would get more of each topic, and all
+            // of those with one partition.
+            .partition_assignment_strategy(PartitionAssignmentStrategy::RoundRobin)
             .session_timeout(self.config.session_timeout)
             .heartbeat_interval(self.config.session_timeout / 15)
             .max_poll_interval(Duration::from_secs(300));

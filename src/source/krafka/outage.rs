@@ -1,10 +1,10 @@
 //! Noticing that the brokers are away, and waking the client when they are back.
 
-use super::KrafkaSource;
 use super::wire::{SLACK, as_tried, within};
+use super::{KrafkaSource, NAMES_TIMEOUT};
 use crate::record::TopicPartition;
 use crate::source::SourceFault;
-use krafka::admin::DescribeClusterOptions;
+use krafka::admin::{DescribeClusterOptions, ListTopicsOptions};
 use krafka::consumer::Consumer;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ impl KrafkaSource {
             // Some of the brokers may have been away, or one that leads ours: its partitions would sleep on, too.
             Ok(_) => {
                 self.away.back(Instant::now());
+                self.ask_who_leads();
                 self.wake(&consumer);
             }
             Err(fault) => self.note_away(&fault),
@@ -39,6 +40,15 @@ impl KrafkaSource {
     pub(super) fn note_away(&mut self, why: &dyn std::fmt::Display) {
         if self.consumer.is_some() {
             self.away.away(why, Instant::now());
+        }
+    }
+
+    /// The client would go on asking a broker that is dead or mute, for as long as it is, though others lead its
+    /// partitions by now: only an answer tells it to look again.
+    fn ask_who_leads(&self) {
+        let options = ListTopicsOptions::default().timeout(NAMES_TIMEOUT);
+        if let Err(fault) = self.runtime.block_on(within(NAMES_TIMEOUT, self.admin.list_topics(options))) {
+            log::debug!("asking who leads: {fault}");
         }
     }
 

@@ -40,12 +40,36 @@ pub fn try_create_topic(name: &str, n_partitions: i32) -> krafka::Result<()> {
 }
 
 fn create(name: &str, n_partitions: i32, configs: &[(&str, &str)]) -> krafka::Result<()> {
-    let topic = NewTopic::new(name, n_partitions, 1).expect("the topic's name is valid");
+    // As many replicas as there are brokers: as dev/services has set it.
+    let topic = NewTopic::new(name, n_partitions, -1).expect("the topic's name is valid");
     let topic = configs.iter().fold(topic, |topic, (key, value)| topic.with_config(*key, *value));
     let results = wait_for(async { connect(name).await.admin().create_topics([topic], Default::default()).await });
     results.expect("the broker answers").into_values().collect::<krafka::Result<()>>()?;
     await_leaders(name, n_partitions);
     Ok(())
+}
+
+/// Creates a topic of one partition that these brokers have; the first is the preferred leader.
+pub fn create_topic_on(name: &str, replicas: &[i32]) {
+    let assignment = [(0, replicas.to_vec())].into();
+    let topic = NewTopic::with_replica_assignment(name, assignment).expect("the topic's name is valid");
+    let created = wait_for(async { connect(name).await.admin().create_topics([topic], Default::default()).await });
+    for (name, result) in created.expect("the broker answers") {
+        result.unwrap_or_else(|error| panic!("creating topic {name}: {error}"));
+    }
+    await_leaders(name, 1);
+}
+
+/// Creates many topics at once, with one replica of each partition.
+pub fn create_topics(names: &[String], n_partitions: i32) {
+    let topics = names.iter().map(|name| NewTopic::new(name, n_partitions, 1).expect("the topic's name is valid"));
+    let created = wait_for(async {
+        connect(&names[0]).await.admin().create_topics(topics.collect::<Vec<_>>(), Default::default()).await
+    });
+    for (name, result) in created.expect("the broker answers") {
+        result.unwrap_or_else(|error| panic!("creating topic {name}: {error}"));
+    }
+    names.iter().for_each(|name| await_leaders(name, n_partitions));
 }
 
 /// Deletes a topic.

@@ -306,7 +306,8 @@ fn feed(page: &Page, per_second: i64, stop: &AtomicBool) {
         // A null for an empty value; a line for each acknowledgement; no end for a broker that is away.
         .args(["-K", "|", "-Z", "-z", "lz4", "-vvv", "-E", "-X", "topic.produce.offset.report=true"])
         .args(["-X", "enable.idempotence=true", "-X", "linger.ms=20", "-X", "message.timeout.ms=0"])
-        .args(["-X", "reconnect.backoff.max.ms=1000"])
+        // A mute broker is given up before its partitions have been led by another one for long.
+        .args(["-X", "reconnect.backoff.max.ms=1000", "-X", "socket.timeout.ms=10000"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

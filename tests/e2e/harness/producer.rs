@@ -172,6 +172,24 @@ pub fn send(records: Vec<Record>) {
     });
 }
 
+/// Sends one number after the other to each partition of these topics, and begins anew until none is left.
+pub fn deal(topics: &[String], n_partitions: i32, mut ids: impl Iterator<Item = i64>) {
+    broker::wait_for(async {
+        let producer = broker::connect(&topics[0]).await.producer().build().await.expect("a producer can be made");
+        let places = topics.iter().flat_map(|topic| (0..n_partitions).map(move |partition| (topic, partition)));
+        let mut queued = Vec::new();
+        for (topic, partition) in places.cycle() {
+            let Some(id) = ids.next() else { break };
+            let record = Record::new(topic.as_str(), quote(id)).key(symbol(id)).partition(partition);
+            queued.push(producer.enqueue(record).await.expect("the record is queued"));
+        }
+        for handle in queued {
+            let _ = handle.await.expect("the broker takes the record");
+        }
+        producer.close().await.expect("the producer closes");
+    });
+}
+
 /// The same for records of any size.
 pub fn send_large(records: Vec<Record>) {
     let topic = topic(&records);

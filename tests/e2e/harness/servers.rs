@@ -1,8 +1,9 @@
 //! Where the servers are, and who may disturb them.
 //!
-//! Ordinary tests share the servers; a test that stops one of them has them for itself. There are two brokers: the names
-//! of all that is on the old one begin with [`OLD`].
+//! Ordinary tests share the servers; a test that stops one of them has them for itself. There are two brokers and a
+//! cluster: the names of all that is on the old broker begin with [`OLD`], of what is in the cluster with [`CLUSTER`].
 
+use super::cluster;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,6 +26,9 @@ pub struct Servers {
 
 /// Where topics, groups and transactions with such a name are: on the broker for `client = "kafka"`.
 pub const OLD: &str = "e2e_old_";
+
+/// Where topics, groups and transactions with such a name are: in [`super::cluster`].
+pub const CLUSTER: &str = "e2e_cluster_";
 
 struct OldBroker {
     brokers: String,
@@ -118,9 +122,24 @@ impl Servers {
         &self.old().pid_file
     }
 
+    /// The main version of Kafka, such as 4. The cluster's is the same; the old broker has another.
+    pub fn kafka_major(&self) -> u32 {
+        let version = std::env::var("KAFKA_VERSION").expect("KAFKA_VERSION is set by dev/test");
+        version.split('.').next().and_then(|major| major.parse().ok()).expect("a version begins with a number")
+    }
+
     /// Where something of this name is.
     pub fn brokers_of(&self, name: &str) -> &str {
-        if name.starts_with(OLD) { &self.old().brokers } else { &self.brokers }
+        match name {
+            _ if name.starts_with(OLD) => &self.old().brokers,
+            _ if name.starts_with(CLUSTER) => cluster::cluster().brokers(),
+            _ => &self.brokers,
+        }
+    }
+
+    /// Where `dev/services` keeps the state of the servers.
+    pub fn directory(&self) -> &Path {
+        &self.services_dir
     }
 
     fn old(&self) -> &OldBroker {

@@ -2,6 +2,7 @@
 
 use super::broker;
 use super::checker::Ids;
+use super::cluster::ClusterTurn;
 use super::servers::{Turn, servers};
 use super::worker::Invocation;
 use postgres::{Client, NoTls};
@@ -22,8 +23,9 @@ pub struct Stage {
     /// Every number that must become exactly one row.
     sent: Arc<Mutex<Ids>>,
     directory: PathBuf,
-    // Last, so that it is dropped last.
+    // Last, so that they are dropped last.
     _turn: Option<Turn>,
+    _cluster_turn: Option<ClusterTurn>,
 }
 
 impl Stage {
@@ -68,21 +70,51 @@ impl Stage {
         Stage::alone(&format!("old_{test}"), n_partitions)
     }
 
+    /// In the cluster, with settings of the topic: the test has its brokers for itself, and may stop them.
+    pub fn in_cluster(test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        let turn = ClusterTurn::wait();
+        let mut stage = Stage::with(Some(Turn::shared()), &format!("cluster_{test}"), n_partitions, configs);
+        stage._cluster_turn = Some(turn);
+        stage
+    }
+
+    /// In the cluster, with one partition that only these brokers have.
+    pub fn in_cluster_on(test: &str, replicas: &[i32]) -> Stage {
+        let turn = ClusterTurn::wait();
+        let mut stage = Stage::bare(Some(Turn::shared()), &format!("cluster_{test}"), 1);
+        broker::create_topic_on(&stage.topic, replicas);
+        stage.topics.lock().unwrap_or_else(PoisonError::into_inner).push(stage.topic.clone());
+        stage._cluster_turn = Some(turn);
+        stage
+    }
+
+    /// One more in the cluster, in the turn of this one.
+    pub fn another_in_cluster(&self, test: &str, n_partitions: i32) -> Stage {
+        Stage::with(None, &format!("cluster_{test}"), n_partitions, &[])
+    }
+
     fn with(turn: Option<Turn>, test: &str, n_partitions: i32, configs: &[(&str, &str)]) -> Stage {
+        let stage = Stage::bare(turn, test, n_partitions);
+        stage.add_topic(&stage.topic, n_partitions, configs);
+        stage
+    }
+
+    // Its topic does not exist yet.
+    fn bare(turn: Option<Turn>, test: &str, n_partitions: i32) -> Stage {
         let name = format!("e2e_{test}_{:08x}", fastrand::u32(..));
         let topic = format!("{name}_prices");
         let directory = std::env::temp_dir().join(format!("stock-db-writer-{name}"));
         std::fs::create_dir_all(&directory).expect("a directory for temporary files can be made");
         let stage = Stage {
-            topic: topic.clone(),
+            topic,
             n_partitions,
             topics: Mutex::new(Vec::new()),
             sent: Arc::default(),
             directory,
             _turn: turn,
+            _cluster_turn: None,
             name,
         };
-        stage.add_topic(&topic, n_partitions, configs);
         stage.execute(&format!("CREATE SCHEMA {}", stage.name));
         stage
     }
@@ -91,6 +123,12 @@ impl Stage {
     pub fn add_topic(&self, topic: &str, n_partitions: i32, configs: &[(&str, &str)]) {
         broker::create_topic(topic, n_partitions, configs);
         self.topics.lock().unwrap_or_else(PoisonError::into_inner).push(topic.to_owned());
+    }
+
+    /// Many more, with one replica of each partition.
+    pub fn add_topics(&self, topics: &[String], n_partitions: i32) {
+        broker::create_topics(topics, n_partitions);
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(topics);
     }
 
     /// Deletes a topic of this test before its end.
