@@ -22,6 +22,8 @@ pub struct Kafka {
     pub group_protocol: GroupProtocol,
     /// Static membership.
     pub instance_id: Option<String>,
+    /// Where this process runs: brokers that know of racks have it read from the closest replica.
+    pub rack: Option<String>,
     /// Where a new pipeline starts.
     pub start_at: StartAt,
     /// Whether records of open and aborted transactions are read.
@@ -204,6 +206,7 @@ pub(super) fn read(reader: &mut Reader) -> Kafka {
         assignment: reader.get("kafka.assignment", assignment).unwrap_or(AssignmentMode::Group),
         group_protocol: reader.get("kafka.group_protocol", one_of(&protocols)).unwrap_or(GroupProtocol::Auto),
         instance_id: reader.get("kafka.instance_id", text).filter(|id| !id.is_empty()),
+        rack: reader.get("kafka.rack", text).filter(|rack| !rack.is_empty()),
         start_at: reader.get("kafka.start_at", start_at).unwrap_or(StartAt::Earliest),
         isolation: reader.get("kafka.isolation", one_of(&isolations)).unwrap_or(Isolation::ReadCommitted),
         on_gap: reader.get("kafka.on_gap", one_of(&gaps)).unwrap_or(OnGap::Stop),
@@ -251,6 +254,9 @@ fn refuse_what_is_newer(reader: &mut Reader, kafka: &Kafka) {
     }
     if kafka.instance_id.is_some() {
         refuse("kafka.instance_id", "joins no group: leave it empty");
+    }
+    if kafka.rack.is_some() {
+        refuse("kafka.rack", "reads from leaders only: leave it empty");
     }
     if kafka.isolation == Isolation::ReadCommitted {
         refuse(

@@ -121,7 +121,8 @@ fn an_empty_file_gives_the_defaults() {
     assert_eq!(config.kafka.isolation, Isolation::ReadCommitted);
     assert_eq!(config.kafka.session_timeout, Duration::from_secs(45));
     assert_eq!(targets(&config), [("stock_prices", Target::Prices), ("stock_metrics", Target::Metrics)]);
-    assert_eq!((config.kafka.tls, config.kafka.sasl, config.kafka.instance_id), (None, None, None));
+    assert_eq!((config.kafka.tls, config.kafka.sasl), (None, None));
+    assert_eq!((config.kafka.instance_id, config.kafka.rack), (None, None));
     assert_eq!((config.database.url, config.database.host, config.database.port), (None, None, None));
     assert_eq!(config.database.tls, DatabaseTls::Auto);
     assert_eq!(config.database.prices.to_string(), "public.stock_prices");

@@ -271,6 +271,7 @@ fn what_its_protocol_does_not_have_is_refused_in_a_line_each() {
         ("kafka.isolation", "read_committed"),
         ("kafka.group_protocol", "consumer"),
         ("kafka.instance_id", "writer-1"),
+        ("kafka.rack", "rack-1"),
         ("kafka.start_at", "2024-01-02T15:04:05Z"),
     ] {
         let output = old.clone().set(key, value).output(&["run"]).expect_code(78);

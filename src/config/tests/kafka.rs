@@ -42,6 +42,7 @@ fn what_the_client_for_old_brokers_lacks_is_refused_in_one_line() {
         ("group_protocol = \"consumer\"", 5, "kafka.group_protocol"),
         ("group_protocol = \"classic\"", 5, "kafka.group_protocol"),
         ("instance_id = \"writer-1\"", 5, "kafka.instance_id"),
+        ("rack = \"eu-west-1a\"", 5, "kafka.rack"),
         ("start_at = \"2024-01-02T15:04:05Z\"", 5, "kafka.start_at"),
         ("[kafka.tls]\nenable = true", 6, "kafka.tls.enable"),
         (&sasl, 6, "kafka.sasl.mechanism"),
@@ -53,6 +54,19 @@ fn what_the_client_for_old_brokers_lacks_is_refused_in_one_line() {
         assert!(error.starts_with(&format!("writer.toml:{line}: {key}: client = \"kafka\" ")), "{error}");
         assert!(error.ends_with("or use client = \"krafka\""), "{error}");
     }
+}
+
+#[cfg(feature = "client-krafka")]
+#[test]
+fn a_rack_goes_with_every_kind_of_assignment() {
+    let rack = |text: &str| file(&format!("[kafka]\n{text}")).config().kafka.rack;
+    assert_eq!(rack("rack = \"\""), None);
+    for more in
+        ["", "assignment = \"all\"", "assignment = [0, 2]", "group_protocol = \"consumer\"", "instance_id = \"a\""]
+    {
+        assert_eq!(rack(&format!("rack = \"eu-west-1a\"\n{more}")).as_deref(), Some("eu-west-1a"), "{more}");
+    }
+    assert_eq!(only_error("[kafka]\nrack = 1"), "writer.toml:2: kafka.rack: must be a string in quotes");
 }
 
 #[test]

@@ -26,6 +26,11 @@ const FETCH_BYTES_MAX: i32 = 8 << 20;
 
 impl KrafkaSource {
     pub(super) fn tuned(&self, builder: ConsumerBuilder) -> ConsumerBuilder {
+        let builder = match &self.config.rack {
+            // The leader then names the replica to read from, if one in our rack has what we ask for.
+            Some(rack) => builder.client_rack(rack.as_str()),
+            None => builder,
+        };
         builder
             .auto_offset_reset(AutoOffsetReset::None)
             .enable_auto_commit(false)
