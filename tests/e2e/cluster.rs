@@ -3,6 +3,7 @@
 use crate::harness::audited::Audited;
 use crate::harness::cluster::{N_BROKERS, cluster};
 use crate::harness::producer::{self, Kcat};
+use crate::harness::servers::CLUSTER;
 use crate::harness::{Invocation, LIMIT, Stage, Worker, eventually, eventually_some, servers, size};
 use krafka::admin::ElectionType;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use std::time::Instant;
 /// How partitions can be shared, where these brokers know of it.
 fn modes() -> Vec<(&'static str, [(&'static str, &'static str); 1])> {
     let mut modes = vec![("all", [("kafka.assignment", "all")]), ("classic", [("kafka.group_protocol", "classic")])];
-    if servers().kafka_major() >= 4 {
+    if servers().kafka_major_of(CLUSTER) >= 4 {
         modes.push(("consumer", [("kafka.group_protocol", "consumer")]));
     }
     modes
@@ -297,7 +298,7 @@ fn three_hundred_partitions_are_shared_by_a_classic_group() {
 #[test]
 fn three_hundred_partitions_are_shared_by_a_consumer_group() {
     // Brokers before 4.0 don't know such groups.
-    if servers().kafka_major() >= 4 {
+    if servers().kafka_major_of(CLUSTER) >= 4 {
         many_partitions_are_shared("consumer");
     }
 }

@@ -30,6 +30,7 @@ mod operating;
 mod outages;
 mod patterns;
 mod positions;
+mod records;
 mod redrive;
 mod refused;
 mod relay;

@@ -8,7 +8,7 @@ use super::servers::servers;
 use super::worker::signal;
 use super::{LIMIT, eventually};
 use krafka::admin::{AlterPartitionReassignmentsOptions, ElectionType, TopicPartition};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How many brokers there are.
@@ -65,6 +65,11 @@ impl Cluster {
     /// Bootstrap servers: all brokers, the first one first.
     pub fn brokers(&self) -> &str {
         &self.brokers
+    }
+
+    /// Where `dev/services` keeps its state.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where one broker is.

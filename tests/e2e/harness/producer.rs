@@ -52,6 +52,11 @@ pub struct Kcat {
 impl Kcat {
     /// Starts one.
     pub fn start(topic: &str, partition: Option<i32>, codec: &str) -> Kcat {
+        Kcat::start_with(topic, partition, codec, &[])
+    }
+
+    /// Starts one with further arguments, such as `-H name=value` for a header.
+    pub fn start_with(topic: &str, partition: Option<i32>, codec: &str, arguments: &[&str]) -> Kcat {
         let mut command = Command::new("kcat");
         command.args(["-P", "-b", servers().brokers_of(topic), "-t", topic, "-K", "|", "-z", codec]);
         // A broker that is killed must make the producer neither give up nor repeat itself.
@@ -61,6 +66,7 @@ impl Kcat {
             command.args(["-p", &partition.to_string()]);
         }
         let mut child = command
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -118,6 +124,18 @@ pub fn produce(topic: &str, n_partitions: i32, ids: RangeInclusive<i64>) {
             });
         }
     });
+}
+
+/// Produces numbers by Kafka's own Java client in one codec, without keys: it chooses the partitions.
+pub fn produce_by_java(topic: &str, codec: &str, ids: RangeInclusive<i64>) {
+    let arguments = ["--bootstrap-server", servers().brokers_of(topic), "--topic", topic, "--compression-codec", codec];
+    let values: String = ids.map(|id| quote(id) + "\n").collect();
+    // Kafka 4 has moved it.
+    let class = match servers().kafka_major_of(topic) {
+        ..4 => "kafka.tools.ConsoleProducer",
+        _ => "org.apache.kafka.tools.ConsoleProducer",
+    };
+    servers().kafka_tool_of(topic, class, &arguments, values.as_bytes());
 }
 
 /// A producer that goes on for as long as the test wants.

@@ -4,6 +4,7 @@
 //! cluster: the names of all that is on the old broker begin with [`OLD`], of what is in the cluster with [`CLUSTER`].
 
 use super::cluster;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -122,12 +123,6 @@ impl Servers {
         &self.old().pid_file
     }
 
-    /// The main version of Kafka, such as 4. The cluster's is the same; the old broker has another.
-    pub fn kafka_major(&self) -> u32 {
-        let version = std::env::var("KAFKA_VERSION").expect("KAFKA_VERSION is set by dev/test");
-        version.split('.').next().and_then(|major| major.parse().ok()).expect("a version begins with a number")
-    }
-
     /// Where something of this name is.
     pub fn brokers_of(&self, name: &str) -> &str {
         match name {
@@ -154,6 +149,41 @@ impl Servers {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "dev/services {} failed: {said}", arguments.join(" "));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The state of the servers with the broker where something of this name is.
+    pub fn services_dir_of(&self, name: &str) -> &Path {
+        match name {
+            _ if name.starts_with(OLD) => &self.old().services_dir,
+            _ if name.starts_with(CLUSTER) => cluster::cluster().directory(),
+            _ => &self.services_dir,
+        }
+    }
+
+    /// The first number of the version of the broker where something of this name is.
+    pub fn kafka_major_of(&self, name: &str) -> u32 {
+        let settings = std::fs::read_to_string(self.services_dir_of(name).join("settings"));
+        let settings = settings.expect("dev/services has kept its settings");
+        let version = settings.lines().find_map(|line| line.strip_prefix("KAFKA_VERSION="));
+        let major = version.and_then(|version| version.split('.').next()?.parse().ok());
+        major.unwrap_or_else(|| panic!("no KAFKA_VERSION in {settings}"))
+    }
+
+    /// Runs a Java tool of the broker's where something of this name is; it reads the input to its end.
+    pub fn kafka_tool_of(&self, name: &str, class: &str, arguments: &[&str], input: &[u8]) {
+        let mut child = Command::new(&self.services)
+            .args(["kafka-tool", class])
+            .args(arguments)
+            .env("SERVICES_DIR", self.services_dir_of(name))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("dev/services can be run");
+        let written = child.stdin.take().expect("stdin is a pipe").write_all(input);
+        let output = child.wait_with_output().expect("the tool ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && written.is_ok(), "{class} {} failed: {said}", arguments.join(" "));
     }
 
     fn try_service(&self, dir: &PathBuf, arguments: &[&str]) -> (bool, String) {
