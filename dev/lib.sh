@@ -179,8 +179,8 @@ POM
         cat "$2/log" >&2
         die $EX_UNAVAILABLE "Maven could not fetch Apache Kafka $1; its messages are above"
     }
-    # Kafka 3 brings a backend of its own, which is silent without a configuration file.
-    rm -f "$2"/slf4j-reload4j-*.jar
+    # Kafka before 4 brings a backend of its own, which is silent without a configuration file.
+    rm -f "$2"/slf4j-reload4j-*.jar "$2"/slf4j-log4j12-*.jar
 }
 
 # Sets POSTGRES_HOME to a directory whose bin/ holds the programs of PostgreSQL MAJOR.

@@ -6,6 +6,7 @@ use crate::harness::producer::{self, Kcat};
 use crate::harness::servers::CLUSTER;
 use crate::harness::{Invocation, LIMIT, Stage, Worker, eventually, eventually_some, servers, size};
 use krafka::admin::ElectionType;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -214,6 +215,41 @@ fn a_log_that_lost_its_end_needs_a_decision() {
     send(&stage, stage.take(100));
     stage.invocation_of_all().output(&["run", "--until-end"]).expect_code(0);
     stage.assert_exactly_once();
+}
+
+/// How many bytes a process has got from a broker, by the connections that it has now.
+fn received(pid: u32, broker: i32) -> u64 {
+    let filter = ["-tniHOp", "dst", cluster().address(broker)];
+    let listed = Command::new("ss").args(filter).output().expect("ss can be run (dev/test installs it)");
+    let listed = String::from_utf8_lossy(&listed.stdout);
+    let ours = listed.lines().filter(|line| line.contains(&format!("pid={pid},")));
+    ours.filter_map(|line| line.split_once("bytes_received:")?.1.split(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn the_replica_in_the_workers_rack_is_read() {
+    let turn = Stage::in_cluster("racks", 1, &[]);
+    for (mode, settings) in modes() {
+        let stage = turn.another_in_cluster(&format!("racks_{mode}"), 1);
+        let (leader, _) = cluster().leader_and_isr(&stage.topic, 0).expect("the partition has a leader");
+        let follower = leader % N_BROKERS + 1;
+        let member = stage.invocation().set(settings[0].0, settings[0].1);
+        // In no rack, the leader is read; in the leader's, too.
+        for (rack, read) in
+            [("", leader), (&*format!("rack-{follower}"), follower), (&*format!("rack-{leader}"), leader)]
+        {
+            let mut worker = member.clone().set("kafka.rack", rack).start(&["run"]);
+            // Until a replica has caught up, the leader is read.
+            eventually(&format!("broker {read} is read by {mode} in {rack:?}"), LIMIT, || {
+                send(&stage, stage.take(2_000));
+                received(worker.pid(), read) > 600_000
+            });
+            stage.wait_until_drained(LIMIT);
+            assert!(worker.alive());
+            worker.stop();
+        }
+        stage.assert_exactly_once();
+    }
 }
 
 /// How many partitions each of some processes owns; none before the first of them has made the tables.

@@ -162,9 +162,10 @@ pub fn deny_group(name: &str) {
 
 fn acl(name: &str, arguments: &[&str]) {
     let servers = servers();
-    let tool = |class| [&["kafka-tool", class, "--bootstrap-server", servers.brokers_of(name)], arguments].concat();
-    match name.starts_with(servers::OLD) {
-        true => servers.old_service(&tool("kafka.admin.AclCommand")),
-        false => servers.service(&tool("AclCommand")),
-    }
+    // Kafka 4 has moved it.
+    let class = match servers.kafka_major_of(name) {
+        ..4 => "kafka.admin.AclCommand",
+        _ => "org.apache.kafka.tools.AclCommand",
+    };
+    servers.kafka_tool_of(name, class, &[&["--bootstrap-server", servers.brokers_of(name)], arguments].concat(), b"");
 }

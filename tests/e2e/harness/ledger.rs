@@ -249,9 +249,18 @@ pub struct Ledger {
     pages: Mutex<BTreeMap<(String, i32), Arc<Page>>>,
     feeders: Mutex<Vec<JoinHandle<()>>>,
     stop: Arc<AtomicBool>,
+    // lz4 if not set.
+    codec: Option<&'static str>,
 }
 
 impl Ledger {
+    /// One whose records are compressed by this codec.
+    pub fn compressed_by(codec: &'static str) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.codec = Some(codec);
+        ledger
+    }
+
     /// Begins to feed a partition, with about so many records a second.
     pub fn feed(&self, target: Target, topic: &str, partition: i32, per_second: i64) {
         let page = Arc::new(Page {
@@ -267,8 +276,8 @@ impl Ledger {
             .unwrap_or_else(PoisonError::into_inner)
             .insert((topic.to_owned(), partition), page.clone());
         assert!(known.is_none(), "{topic}/{partition} is fed once");
-        let stop = Arc::clone(&self.stop);
-        let feeder = thread::spawn(move || feed(&page, per_second, &stop));
+        let (stop, codec) = (Arc::clone(&self.stop), self.codec.unwrap_or("lz4"));
+        let feeder = thread::spawn(move || feed(&page, codec, per_second, &stop));
         self.feeders.lock().unwrap_or_else(PoisonError::into_inner).push(feeder);
     }
 
@@ -300,11 +309,11 @@ impl Drop for Ledger {
     }
 }
 
-fn feed(page: &Page, per_second: i64, stop: &AtomicBool) {
+fn feed(page: &Page, codec: &str, per_second: i64, stop: &AtomicBool) {
     let mut child = Command::new("kcat")
         .args(["-P", "-b", servers().brokers_of(&page.topic), "-t", &page.topic, "-p", &page.partition.to_string()])
         // A null for an empty value; a line for each acknowledgement; no end for a broker that is away.
-        .args(["-K", "|", "-Z", "-z", "lz4", "-vvv", "-E", "-X", "topic.produce.offset.report=true"])
+        .args(["-K", "|", "-Z", "-z", codec, "-vvv", "-E", "-X", "topic.produce.offset.report=true"])
         .args(["-X", "enable.idempotence=true", "-X", "linger.ms=20", "-X", "message.timeout.ms=0"])
         // A mute broker is given up before its partitions have been led by another one for long.
         .args(["-X", "reconnect.backoff.max.ms=1000", "-X", "socket.timeout.ms=10000"])
