@@ -324,6 +324,7 @@ fn feed(page: &Page, codec: &str, per_second: i64, stop: &AtomicBool) {
         .expect("kcat is installed (dev/test does it)");
     let stderr = BufReader::new(child.stderr.take().expect("stderr is a pipe"));
     let mut input = BufWriter::new(child.stdin.take().expect("stdin is a pipe"));
+    let said = Mutex::new(String::new());
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
             for line in stderr.lines().map_while(Result::ok) {
@@ -335,6 +336,7 @@ fn feed(page: &Page, codec: &str, per_second: i64, stop: &AtomicBool) {
                     page.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(offset);
                 }
                 assert!(!line.contains("Delivery failed"), "{line}");
+                *said.lock().unwrap_or_else(PoisonError::into_inner) = line;
             }
         });
         let pause = Duration::from_millis(50);
@@ -342,9 +344,11 @@ fn feed(page: &Page, codec: &str, per_second: i64, stop: &AtomicBool) {
             for _ in 0..(per_second / 20).max(1) {
                 // Counted first: it may be in the database before we look again.
                 let record = page.record(page.sent.fetch_add(1, Ordering::AcqRel));
-                writeln!(input, "{}|{}", record.key(), record.value()).expect("kcat reads");
+                let line = format!("{}|{}\n", record.key(), record.value());
+                if let Err(error) = input.write_all(line.as_bytes()).and_then(|()| input.flush()) {
+                    panic!("kcat does not read: {error}; its last words: {:?}", said.lock());
+                }
             }
-            input.flush().expect("kcat reads");
             thread::sleep(pause);
         }
         drop(input);
