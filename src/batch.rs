@@ -347,6 +347,32 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_has_not_moved_is_not_in_the_batch() {
+        let (mut batcher, now) = (batcher(10), Instant::now());
+        for number in 0..3 {
+            batcher.follow(partition(number), Epoch(1), NextOffset(0));
+        }
+        push(&mut batcher, 1, 0, Some(b"a"), now);
+        push(&mut batcher, 2, 0, Some(b"b"), now);
+        let batch = batcher.seal().expect("records were pushed");
+        assert_eq!(intervals(&batch), [(1, 0, 1), (2, 0, 1)]);
+        assert_eq!([batch.interval_of(0), batch.interval_of(1)], [0, 1]);
+    }
+
+    #[test]
+    fn the_oldest_record_of_a_partition_counts() {
+        let (mut batcher, now) = (batcher(10), Instant::now());
+        batcher.follow(partition(0), Epoch(1), NextOffset(0));
+        for (offset, timestamp_ms) in [(0, None), (1, Some(7)), (2, Some(3)), (3, Some(9))] {
+            let record = Incoming { offset: Offset(offset), timestamp_ms, key: None, value: None };
+            batcher.push(&partition(0), record, now);
+        }
+        let batch = batcher.seal().expect("records were pushed");
+        assert_eq!(batch.oldest_ms(), [(partition(0), Some(3))].into());
+        assert!(batch.bytes() >= 4 * ENTRY_BYTES && batch.bytes() < 64 * ENTRY_BYTES, "{}", batch.bytes());
+    }
+
+    #[test]
     fn a_position_that_moves_without_records_is_sealed_after_the_linger() {
         let (mut batcher, now) = (batcher(10), Instant::now());
         batcher.follow(partition(0), Epoch(1), NextOffset(0));

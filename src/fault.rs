@@ -190,6 +190,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_class_would_get_wrong_is_listed_in_full() {
+        let listed = [
+            (&["57P01", "57P02", "57P03", "57P05", "25P03", "25P04", "40003"][..], Fault::Connection),
+            (&["40000", "40001", "40P01", "72000"], Fault::Transaction),
+            (&["55P03", "55006"], Fault::Lock),
+            (&["57014"], Fault::Statement),
+            (&["25006"], Fault::WrongNode),
+            (&["22P03", "2200H", "3F000", "0A000", "55000", "2D000", "27000", "26000"], Fault::Schema),
+            (&["44000", "54000", "54001", "20000", "21000", "09000", "40002"], Fault::Record),
+            (&["22P04", "25P01", "25P02", "3B001"], Fault::Bug),
+            (&["3D000", "57P04"], Fault::DatabaseGone),
+            (&["XX001", "XX002"], Fault::Corruption),
+            (&["23505"], Fault::UniqueKey),
+        ];
+        for (codes, fault) in listed {
+            for code in codes {
+                assert_eq!(Fault::of(Some(code)), fault, "{code}");
+            }
+        }
+    }
+
+    #[test]
     fn a_full_disk_is_never_a_bad_row() {
         assert_eq!(Fault::of(Some("53100")), Fault::Resource);
     }
