@@ -18,6 +18,13 @@ fn every_class_of_dead_letters_has_its_line() {
 }
 
 #[test]
+fn what_it_works_with_is_what_has_run() {
+    let (readme, page) = (include_str!("../README.md"), include_str!("../docs/compatibility.md"));
+    let line = page.lines().find(|line| line.starts_with("Tested with ")).expect("the page says what was tested");
+    assert!(readme.lines().any(|known| known == line), "the README should say: {line}");
+}
+
+#[test]
 fn every_exit_code_has_its_line() {
     let codes = ["0", "64", "65", "69", "70", "74", "75", "77", "78", "130, 143"];
     assert_eq!(first_cells("\n### Exit codes\n"), codes);

@@ -46,7 +46,7 @@ impl Mode {
         let major = servers().kafka_major_of("");
         match self {
             Mode::All | Mode::Classic => None,
-            Mode::Consumer => (major < 4).then_some("consumer"),
+            Mode::Consumer => (major < 4).then_some("set \"auto\" or \"classic\""),
             Mode::Old => (major >= 4).then_some("set client = \"krafka\""),
         }
     }

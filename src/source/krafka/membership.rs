@@ -46,22 +46,32 @@ impl KrafkaSource {
     fn choose_group_protocol(&self) -> Result<WireProtocol, SourceFault> {
         Ok(match (self.config.group_protocol, &self.config.instance_id) {
             (GroupProtocol::Classic, _) => WireProtocol::Classic,
-            (GroupProtocol::Consumer, _) => WireProtocol::Consumer,
+            (GroupProtocol::Consumer, _) if self.is_consumer_protocol_offered()? => WireProtocol::Consumer,
+            (GroupProtocol::Consumer, _) => {
+                return Err(SourceFault::Config(
+                    "kafka.group_protocol = \"consumer\": the brokers offer no such groups, which begin with Kafka 4.0; \
+                     set \"auto\" or \"classic\""
+                        .to_owned(),
+                ));
+            }
             // Only a classic group gives a restarted static member its partitions back at once.
             (GroupProtocol::Auto, Some(_)) => WireProtocol::Classic,
-            (GroupProtocol::Auto, None) => {
-                let options = DescribeFeaturesOptions::default().timeout(REQUEST_TIMEOUT);
-                let features = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_features(options)));
-                let features = match features {
-                    Ok(features) => features.finalized,
-                    // Brokers too old to answer are too old for the new protocol.
-                    Err(SourceFault::Config(_)) => return Ok(WireProtocol::Classic),
-                    Err(other) => return Err(other),
-                };
-                let is_offered = features.iter().any(|f| f.name == "group.version" && f.max_version_level >= 1);
-                if is_offered { WireProtocol::Consumer } else { WireProtocol::Classic }
-            }
+            (GroupProtocol::Auto, None) if self.is_consumer_protocol_offered()? => WireProtocol::Consumer,
+            (GroupProtocol::Auto, None) => WireProtocol::Classic,
         })
+    }
+
+    fn is_consumer_protocol_offered(&self) -> Result<bool, SourceFault> {
+        let options = DescribeFeaturesOptions::default().timeout(REQUEST_TIMEOUT);
+        let features = self.runtime.block_on(within(REQUEST_TIMEOUT, self.admin.describe_features(options)));
+        match features {
+            Ok(features) => {
+                Ok(features.finalized.iter().any(|f| f.name == "group.version" && f.max_version_level >= 1))
+            }
+            // Brokers too old to answer are too old for the new protocol.
+            Err(SourceFault::Config(_)) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 
     pub(super) fn join_group(
