@@ -10,7 +10,10 @@ use shared::harness;
 
 use harness::audited::Audited;
 use harness::producer::{self, CODECS, Kcat, Transactions};
+use harness::worker::signal;
 use harness::{Invocation, LIMIT, Stage, broker, eventually, servers};
+use std::thread;
+use std::time::Duration;
 
 /// A way to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +78,7 @@ fn is_refused(mode: Mode, test: &str) -> bool {
     true
 }
 
-/// kill -9, restarts of both servers and, in a group, a second worker that comes and goes.
+/// kill -9, outages of both servers and, in a group, a second worker that comes and goes.
 fn every_record_meets_its_fate(mode: Mode) {
     if is_refused(mode, "fates") {
         return;
@@ -93,8 +96,18 @@ fn every_record_meets_its_fate(mode: Mode) {
     }
     servers().service(&["restart", "postgres", "--mode", "immediate"]);
     audited.await_progress();
-    servers().service(&["kill", "kafka"]);
-    servers().service(&["start", "kafka"]);
+    if servers().kafka_major_of("") < 3 {
+        // With ZooKeeper, a broker denies for a while after its start that it has any topic, and librdkafka takes its word
+        // for it. So it is frozen, until ZooKeeper has given it up.
+        let pid = std::fs::read_to_string(&servers().kafka_pid_file).expect("the broker has a pid file");
+        let pid = pid.trim().parse().expect("it holds a number");
+        signal(pid, "STOP");
+        thread::sleep(Duration::from_secs(5));
+        signal(pid, "CONT");
+    } else {
+        servers().service(&["kill", "kafka"]);
+        servers().service(&["start", "kafka"]);
+    }
     audited.await_progress();
     let compared = audited.finish();
     assert!(worker.alive(), "the worker has ended");
