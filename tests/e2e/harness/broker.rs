@@ -3,6 +3,7 @@
 use super::servers;
 use krafka::Kafka;
 use krafka::admin::{NewTopic, OffsetSpec, TopicPartition};
+use krafka::error::{ErrorCode, KrafkaError};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
@@ -74,10 +75,19 @@ pub fn create_topics(names: &[String], n_partitions: i32) {
 
 /// Deletes a topic.
 pub fn delete_topic(name: &str) {
-    let deleted = wait_for(async { connect(name).await.admin().delete_topics([name], Default::default()).await });
-    for (name, result) in deleted.expect("the broker answers") {
-        result.unwrap_or_else(|error| panic!("deleting topic {name}: {error}"));
-    }
+    // Brokers that were away a moment ago, and what was refused first may be done by the second time.
+    super::eventually(&format!("topic {name} is deleted"), super::LIMIT, || {
+        let deleted = wait_for(async { connect(name).await.admin().delete_topics([name], Default::default()).await });
+        deleted.is_ok_and(|deleted| {
+            deleted.into_values().all(|result| match result {
+                Ok(()) | Err(KrafkaError::Broker { code: ErrorCode::UnknownTopicOrPartition, .. }) => true,
+                Err(error) => {
+                    println!("deleting topic {name}: {error}");
+                    false
+                }
+            })
+        })
+    });
 }
 
 /// Adds partitions up to `total`.
