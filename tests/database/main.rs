@@ -92,6 +92,11 @@ impl Fixture {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
+    /// The main version of PostgreSQL, such as 15.
+    fn server_major(&mut self) -> i64 {
+        self.number("SELECT current_setting('server_version_num')::bigint / 10000")
+    }
+
     fn number(&mut self, sql: &str) -> i64 {
         self.admin.query_one(&sql.replace("@", &self.schema), &[]).expect("the test's query works").get(0)
     }
