@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS public.writer_offsets (
     next_offset bigint NOT NULL CHECK (next_offset >= 0),
     -- Counts the claims; a transaction made under an older one can't commit.
     epoch bigint NOT NULL,
-    -- Which log was followed.
+    -- Which log was followed, and which of its leaders wrote the last record that was read, where that is known.
     cluster_id text,
     topic_id uuid,
     leader_epoch integer,

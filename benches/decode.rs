@@ -130,6 +130,7 @@ fn batch_of(case: &Case) -> Batch {
         }
         let incoming = Incoming {
             offset: Offset(offset as i64),
+            leader_epoch: None,
             timestamp_ms: Some(case.timestamp_ms),
             key: key.as_ref().map(String::as_bytes),
             value: Some(value.as_bytes()),

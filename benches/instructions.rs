@@ -127,7 +127,13 @@ fn fill(batcher: &mut Batcher, messages: &[String], round: usize, now: Instant) 
             let is_read = batcher.read_to(&partition).is_none_or(|read_to| read_to.is_past(offset));
             assert!(!is_read && !batcher.is_full(), "every record is taken in");
             let timestamp_ms = Some(1_704_207_845_000 + number as i64);
-            let incoming = Incoming { offset, timestamp_ms, key: Some(b"AAPL"), value: Some(message.as_bytes()) };
+            let incoming = Incoming {
+                offset,
+                leader_epoch: None,
+                timestamp_ms,
+                key: Some(b"AAPL"),
+                value: Some(message.as_bytes()),
+            };
             batcher.push(&partition, black_box(incoming), now);
         }
     }

@@ -3,7 +3,7 @@
 //! Pure: the caller passes the time in. Nothing here knows about Kafka, PostgreSQL or threads. Records are copied into
 //! one buffer per batch, because a client's record keeps its whole fetched batch alive.
 
-use crate::record::{NextOffset, Offset, Record, TopicPartition, Value};
+use crate::record::{LeaderEpoch, NextOffset, Offset, Record, TopicPartition, Value};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,6 +12,17 @@ use std::time::{Duration, Instant};
 /// Counts the claims of a partition; a claim makes all work of older epochs void.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub i64);
+
+/// Who wrote the last record of an interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// There is no record in it.
+    Nothing,
+    /// Neither the client nor the record says.
+    Unsaid,
+    /// The leader of this epoch.
+    By(LeaderEpoch),
+}
 
 /// The positions `[from, to)` of one partition. It covers what carries no record too: compaction holes, transaction
 /// markers, aborted records.
@@ -25,6 +36,8 @@ pub struct Interval {
     pub to: NextOffset,
     /// The claim under which it was read.
     pub epoch: Epoch,
+    /// Who wrote its last record.
+    pub written: Written,
 }
 
 /// When a batch is closed.
@@ -139,6 +152,8 @@ struct Cursor {
     sealed: NextOffset,
     /// Everything below is in a sealed batch or in the open one.
     read: NextOffset,
+    /// Who wrote the last record of the open batch.
+    written: Written,
     /// The partition's number in `Batcher::entries`.
     number: u32,
 }
@@ -174,7 +189,7 @@ impl Batcher {
         self.forget(&partition);
         let number = self.next_number;
         self.next_number += 1;
-        self.cursors.insert(partition, Cursor { epoch, sealed: next, read: next, number });
+        self.cursors.insert(partition, Cursor { epoch, sealed: next, read: next, written: Written::Nothing, number });
     }
 
     /// Stops following a partition and cuts it out of the open batch.
@@ -201,6 +216,7 @@ impl Batcher {
         let cursor = self.cursors.get_mut(partition).expect("only records of followed partitions are pushed");
         assert!(record.offset.0 >= cursor.read.0, "a record is never taken in twice");
         cursor.read = record.offset.next();
+        cursor.written = record.leader_epoch.map_or(Written::Unsaid, Written::By);
         let interval_idx = cursor.number;
         let key = record.key.map(|key| self.keep(key));
         let value = match record.value {
@@ -264,6 +280,7 @@ impl Batcher {
                     from: cursor.sealed,
                     to: cursor.read,
                     epoch: cursor.epoch,
+                    written: std::mem::replace(&mut cursor.written, Written::Nothing),
                 });
                 cursor.sealed = cursor.read;
             }
@@ -303,6 +320,8 @@ pub fn earlier(a: Option<i64>, b: Option<i64>) -> Option<i64> {
 pub struct Incoming<'a> {
     /// Its place.
     pub offset: Offset,
+    /// Which leader wrote it, as far as it and the client say.
+    pub leader_epoch: Option<LeaderEpoch>,
     /// Its timestamp in milliseconds since the epoch, if it has one.
     pub timestamp_ms: Option<i64>,
     /// Its key.
@@ -326,7 +345,8 @@ mod tests {
     }
 
     fn push(batcher: &mut Batcher, number: i32, offset: i64, value: Option<&[u8]>, now: Instant) {
-        let record = Incoming { offset: Offset(offset), timestamp_ms: Some(5), key: Some(b"k"), value };
+        let record =
+            Incoming { offset: Offset(offset), leader_epoch: None, timestamp_ms: Some(5), key: Some(b"k"), value };
         batcher.push(&partition(number), record, now);
     }
 
@@ -364,7 +384,7 @@ mod tests {
         let (mut batcher, now) = (batcher(10), Instant::now());
         batcher.follow(partition(0), Epoch(1), NextOffset(0));
         for (offset, timestamp_ms) in [(0, None), (1, Some(7)), (2, Some(3)), (3, Some(9))] {
-            let record = Incoming { offset: Offset(offset), timestamp_ms, key: None, value: None };
+            let record = Incoming { offset: Offset(offset), leader_epoch: None, timestamp_ms, key: None, value: None };
             batcher.push(&partition(0), record, now);
         }
         let batch = batcher.seal().expect("records were pushed");
@@ -406,6 +426,29 @@ mod tests {
         batcher.forget(&partition(0));
         assert_eq!(batcher.due_at(), None);
         assert!(batcher.seal().is_none());
+    }
+
+    #[test]
+    fn the_last_record_of_an_interval_says_who_wrote_it() {
+        let (mut batcher, now) = (batcher(10), Instant::now());
+        batcher.follow(partition(0), Epoch(1), NextOffset(0));
+        let (by_3, by_4) = (Some(LeaderEpoch(3)), Some(LeaderEpoch(4)));
+        for (n, (epochs, written)) in [
+            (vec![by_3, by_4], Written::By(LeaderEpoch(4))),
+            (vec![], Written::Nothing),
+            (vec![by_4, None], Written::Unsaid),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            for (idx, leader_epoch) in epochs.into_iter().enumerate() {
+                let offset = Offset((10 * n + idx) as i64);
+                let record = Incoming { offset, leader_epoch, timestamp_ms: None, key: None, value: None };
+                batcher.push(&partition(0), record, now);
+            }
+            batcher.advance(&partition(0), NextOffset((10 * n + 9) as i64), now);
+            assert_eq!(batcher.seal().expect("the position moved").intervals()[0].written, written);
+        }
     }
 
     #[test]

@@ -139,7 +139,13 @@ mod tests {
         for offset in 0..good + bad {
             let value: &[u8] =
                 if offset < good { br#"{"symbol":"A","price":1}"# } else { br#"{"symbol":"A","price":""}"# };
-            let record = Incoming { offset: Offset(offset), timestamp_ms: Some(0), key: None, value: Some(value) };
+            let record = Incoming {
+                offset: Offset(offset),
+                leader_epoch: None,
+                timestamp_ms: Some(0),
+                key: None,
+                value: Some(value),
+            };
             batcher.push(&partition, record, Instant::now());
         }
         batcher.seal().expect("records were pushed")

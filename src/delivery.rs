@@ -225,7 +225,8 @@ mod tests {
             Limits { rows_max: 10, bytes_max: 1000, linger: Duration::from_millis(1), message_bytes_max: 1000 };
         let mut batcher = Batcher::new(limits);
         batcher.follow(partition(), Epoch(epoch), NextOffset(from));
-        let record = Incoming { offset: Offset(to - 1), timestamp_ms: None, key: None, value: Some(b"x") };
+        let record =
+            Incoming { offset: Offset(to - 1), leader_epoch: None, timestamp_ms: None, key: None, value: Some(b"x") };
         batcher.push(&partition(), record, Instant::now());
         Dispatch { seq: Seq(seq), batch: batcher.seal().expect("a record was pushed") }
     }

@@ -5,7 +5,7 @@
 use crate::batch::Epoch;
 use crate::exit::{ExitCode, Stop};
 use crate::fault::Failure;
-use crate::record::{NextOffset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub struct Claim {
     pub next: NextOffset,
     /// The log that was followed so far.
     pub identity: LogIdentity,
+    /// Which leader wrote the last record that was read of it, where that is known.
+    pub leader_epoch: Option<LeaderEpoch>,
 }
 
 /// One row of `writer_offsets`, for `status`.

@@ -40,6 +40,10 @@ impl fmt::Display for NextOffset {
     }
 }
 
+/// Counts the leaders of a partition: the broker that wrote a record was the leader of this epoch (KIP-101).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaderEpoch(pub i32);
+
 /// Where a new pipeline starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {

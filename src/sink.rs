@@ -155,10 +155,11 @@ pub fn judge(intervals: &[Interval], truth: &BTreeMap<TopicPartition, Truth>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Written;
 
     fn interval(number: i32, from: i64, to: i64) -> Interval {
         let partition = TopicPartition::new("t", number);
-        Interval { partition, from: NextOffset(from), to: NextOffset(to), epoch: Epoch(3) }
+        Interval { partition, from: NextOffset(from), to: NextOffset(to), epoch: Epoch(3), written: Written::Nothing }
     }
 
     fn verdict(rows: &[(i32, i64, i64)]) -> Verdict {

@@ -16,7 +16,7 @@ pub use fault::SourceFault;
 use crate::batch::Incoming;
 use crate::config::{Client, Kafka};
 use crate::delivery::Committable;
-use crate::record::{NextOffset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, TopicPartition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,6 +94,14 @@ pub trait Source {
 
     /// The ends of some partitions' logs, asked of the brokers now. A partition whose leader does not answer is absent.
     fn bounds(&mut self, partitions: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, Bounds>, SourceFault>;
+
+    /// Where in each partition's log, as its leader has it now, the records end that were written in this leader epoch or
+    /// before it; the end of the log where no later leader has written anything (KIP-320). `Some(None)` where the
+    /// client or the brokers can't tell; a partition whose leader does not answer is absent.
+    fn epoch_ends(
+        &mut self,
+        epochs: &[(TopicPartition, LeaderEpoch)],
+    ) -> Result<BTreeMap<TopicPartition, Option<NextOffset>>, SourceFault>;
 
     /// Resolves where a new pipeline starts.
     fn start_offsets(

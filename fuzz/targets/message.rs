@@ -170,7 +170,7 @@ fn batch_of(record: &Record<'_>) -> Batch {
     let partition = TopicPartition::new(TOPIC, 0);
     batcher.follow(partition.clone(), Epoch(0), NextOffset(0));
     let incoming =
-        Incoming { offset: record.offset, timestamp_ms: record.timestamp_ms, key: record.key, value: Some(value) };
+        Incoming { offset: record.offset, leader_epoch: None, timestamp_ms: record.timestamp_ms, key: record.key, value: Some(value) };
     batcher.push(&partition, incoming, now);
     batcher.seal().expect("it has a record")
 }

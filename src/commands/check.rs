@@ -213,7 +213,13 @@ fn rehearsal() -> Batch {
     batcher.follow(partition.clone(), Epoch(0), NextOffset(0));
     for (message, offset) in [price, metrics, letter].iter().zip(0..) {
         let (value, timestamp_ms) = (message.to_string(), Some(now.timestamp_millis()));
-        let record = Incoming { offset: Offset(offset), timestamp_ms, key: None, value: Some(value.as_bytes()) };
+        let record = Incoming {
+            offset: Offset(offset),
+            leader_epoch: None,
+            timestamp_ms,
+            key: None,
+            value: Some(value.as_bytes()),
+        };
         batcher.push(&partition, record, Instant::now());
     }
     batcher.seal().expect("records were pushed")

@@ -45,8 +45,8 @@ pub(super) enum Phase {
     Rowless,
     /// Paused; ours, but not compared with the broker's log yet.
     Claimed { claim: Claim, check_at: Instant, ahead_since: Option<Instant> },
-    /// Read.
-    Reading,
+    /// Read; `again_from` while the client is still below our position, from which it was told to read again.
+    Reading { again_from: Option<NextOffset> },
 }
 
 #[derive(Debug)]
@@ -167,6 +167,22 @@ impl Flow {
         *cut = at.min(*cut);
     }
 
+    /// Notes where the client stands after a poll.
+    pub fn note_position(&mut self, partition: &TopicPartition, position: NextOffset, now: Instant) {
+        let Some(Ownership { phase: Phase::Reading { again_from }, .. }) = self.owned.get_mut(partition) else {
+            return;
+        };
+        match (self.batcher.read_to(partition), *again_from) {
+            (Some(read_to), _) if position >= read_to => {
+                *again_from = None;
+                self.batcher.advance(partition, position, now);
+            }
+            (Some(_), Some(from)) if position >= from => {}
+            (Some(_), _) => self.note_cut(partition, position),
+            (None, _) => {}
+        }
+    }
+
     /// Closes the open batch.
     pub fn seal(&mut self) {
         self.sealed.extend(self.batcher.seal());
@@ -191,7 +207,7 @@ impl Flow {
 
     /// Whether everything that is ours is read, and nothing that was read is left to be written.
     pub fn is_idle(&self) -> bool {
-        let is_read = |ownership: &Ownership| matches!(ownership.phase, Phase::Reading);
+        let is_read = |ownership: &Ownership| matches!(ownership.phase, Phase::Reading { .. });
         let is_empty = self.batcher.due_at().is_none() && !self.is_congested();
         is_empty && self.tracker.batches_in_flight() == 0 && self.owned.values().all(is_read)
     }
@@ -325,17 +341,17 @@ impl Flow {
     }
 
     /// Starts reading a claimed partition.
-    pub fn read(&mut self, partition: &TopicPartition, epoch: Epoch, next: NextOffset) {
+    pub fn read(&mut self, partition: &TopicPartition, epoch: Epoch, next: NextOffset, again_from: Option<NextOffset>) {
         self.batcher.follow(partition.clone(), epoch, next);
         self.tracker.follow(partition.clone(), epoch, next);
         if let Some(ownership) = self.owned.get_mut(partition) {
-            ownership.phase = Phase::Reading;
+            ownership.phase = Phase::Reading { again_from };
         }
     }
 
     /// The partitions being read.
     pub fn reading(&self) -> Vec<TopicPartition> {
-        let reading = self.owned.iter().filter(|(_, ownership)| matches!(ownership.phase, Phase::Reading));
+        let reading = self.owned.iter().filter(|(_, ownership)| matches!(ownership.phase, Phase::Reading { .. }));
         reading.map(|(partition, _)| partition.clone()).collect()
     }
 
@@ -354,7 +370,7 @@ impl Flow {
 
     /// Whether partitions are still to come, or to be read.
     pub fn is_settling(&self) -> bool {
-        self.owned.is_empty() || self.owned.values().any(|ownership| !matches!(ownership.phase, Phase::Reading))
+        self.owned.is_empty() || self.owned.values().any(|ownership| !matches!(ownership.phase, Phase::Reading { .. }))
     }
 
     /// Two processes with one name put each other out of the group, again and again: nobody would make progress.

@@ -83,10 +83,7 @@ impl Consumer<'_> {
         let now = clock::now();
         let mut flow = locked(&self.flow);
         for (partition, position) in positions {
-            match flow.batcher.read_to(&partition) {
-                Some(read_to) if position < read_to => flow.note_cut(&partition, position),
-                _ => flow.batcher.advance(&partition, position, now),
-            }
+            flow.note_position(&partition, position, now);
         }
         let (gone, unread): (Vec<_>, Vec<_>) =
             off_the_log.into_iter().partition(|partition| reading.contains(partition));

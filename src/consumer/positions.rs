@@ -55,8 +55,10 @@ impl Consumer<'_> {
             return Ok(());
         }
         let partitions: Vec<_> = due.iter().map(|claim| claim.partition.clone()).collect();
-        let looked_up = self.away_is_none(|this| this.look_up(&partitions))?;
-        let Some((bounds, identities)) = looked_up else {
+        let epochs = due.iter().filter_map(|claim| Some((claim.partition.clone(), claim.leader_epoch?)));
+        let epochs: Vec<_> = epochs.collect();
+        let looked_up = self.away_is_none(|this| Ok((this.look_up(&partitions)?, this.source.epoch_ends(&epochs)?)))?;
+        let Some(((bounds, identities), epoch_ends)) = looked_up else {
             self.check_later(&partitions, None);
             return Ok(());
         };
@@ -92,14 +94,24 @@ impl Consumer<'_> {
                 self.is_ahead(&claim, bounds)?;
                 continue;
             }
-            if let Err(fault) = self.source.seek(&claim.partition, claim.next) {
+            let epoch_end = match (claim.leader_epoch, epoch_ends.get(&claim.partition)) {
+                (Some(_), None) => {
+                    self.check_later(&[claim.partition], None);
+                    continue;
+                }
+                (_, epoch_end) => epoch_end.copied().flatten(),
+            };
+            // A later leader has written from there on, below our position: markers, which are no records, if the log
+            // is the one that was read; else records, which would be passed over.
+            let again_from = epoch_end.map(|end| end.max(bounds.start)).filter(|from| *from < claim.next);
+            if let Err(fault) = self.source.seek(&claim.partition, again_from.unwrap_or(claim.next)) {
                 log::debug!("partition={}: {fault}", claim.partition);
                 self.check_later(&[claim.partition], None);
                 continue;
             }
             let (partition, epoch, next_offset) = (&claim.partition, claim.epoch.0, claim.next.0);
             log::info!(partition:%, epoch, next_offset; "claimed");
-            locked(&self.flow).read(&claim.partition, claim.epoch, claim.next);
+            locked(&self.flow).read(&claim.partition, claim.epoch, claim.next, again_from);
             start.push(claim.partition);
         }
         if !self.held {

@@ -23,7 +23,7 @@ impl Consumer<'_> {
         if clock::since(self.reported_at) >= POSITIONS_INTERVAL {
             self.reported_at = clock::now();
             vitals.set_positions(flow.positions());
-            let is_read = |phase: &Phase| matches!(phase, Phase::Reading);
+            let is_read = |phase: &Phase| matches!(phase, Phase::Reading { .. });
             let unread = flow.owned.iter().filter(|(_, ownership)| !is_read(&ownership.phase));
             self.unread.look(unread.map(|(partition, _)| partition), self.reported_at);
             vitals.set_unread(self.unread.oldest());

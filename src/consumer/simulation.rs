@@ -363,7 +363,7 @@ mod tests {
     }
 
     /// What each schedule of a large number should meet at least somewhere.
-    const MET: [&str; 21] = [
+    const MET: [&str; 22] = [
         "answers lost",
         "commits in doubt",
         "commits in doubt, applied",
@@ -378,6 +378,7 @@ mod tests {
         "partitions lost",
         "partitions moved",
         "polls of a zombie",
+        "positions beyond the leader of their last record",
         "processes frozen",
         "processes joined",
         "processes killed",

@@ -11,7 +11,7 @@ use super::sink::unreadable;
 use crate::batch::Epoch;
 use crate::fault::{Failure, Fault};
 use crate::ledger::{Claim, Ledger, LogIdentity, Pipeline, Resolve, Standing, Start, StartFailure};
-use crate::record::{NextOffset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, TopicPartition};
 use postgres::{Client, Row};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -182,7 +182,8 @@ impl PostgresLedger {
 }
 
 /// What a claim answers.
-const CLAIM_COLUMNS: &str = "o.topic, o.partition, o.epoch, o.next_offset, o.cluster_id, uuid_send(o.topic_id)";
+const CLAIM_COLUMNS: &str =
+    "o.topic, o.partition, o.epoch, o.next_offset, o.cluster_id, uuid_send(o.topic_id), o.leader_epoch";
 
 impl Ledger for PostgresLedger {
     fn lock_pipeline(&mut self) -> Result<bool, Failure> {
@@ -270,7 +271,7 @@ impl Ledger for PostgresLedger {
         let Claim { partition, epoch, next, .. } = claim;
         let sql = format!(
             "WITH moved AS (\
-               UPDATE {} SET next_offset = $6, updated_at = now() \
+               UPDATE {} SET next_offset = $6, leader_epoch = NULL, updated_at = now() \
                WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND epoch = $4 AND next_offset = $5 \
                RETURNING pipeline, topic, partition) \
              INSERT INTO {} AS g (pipeline, topic, partition, from_offset, to_offset, reason, decided_by) \
@@ -294,7 +295,7 @@ impl Ledger for PostgresLedger {
     fn standings(&mut self) -> Result<Vec<Standing>, Failure> {
         const DOING: &str = "reading offsets";
         let sql = format!(
-            "SELECT topic, partition, epoch, next_offset, cluster_id, uuid_send(topic_id), owner, records_total, \
+            "SELECT topic, partition, epoch, next_offset, cluster_id, uuid_send(topic_id), leader_epoch, owner, records_total, \
                rows_total, dead_letters_total, records_skipped, \
                to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') \
              FROM {} WHERE pipeline = $1 ORDER BY topic COLLATE \"C\", partition",
@@ -303,18 +304,18 @@ impl Ledger for PostgresLedger {
         let pipeline = self.pipeline.clone();
         let rows = self.call(DOING, |client| client.query(&sql, &[&pipeline]))?;
         read_all(DOING, &rows, |row| {
-            let Claim { partition, epoch, next, identity } = claim(row)?;
+            let Claim { partition, epoch, next, identity, .. } = claim(row)?;
             Ok(Standing {
                 partition,
                 next,
                 epoch,
                 identity,
-                owner: row.try_get(6)?,
-                records_total: row.try_get(7)?,
-                rows_total: row.try_get(8)?,
-                dead_letters_total: row.try_get(9)?,
-                records_skipped: row.try_get(10)?,
-                updated_at: row.try_get(11)?,
+                owner: row.try_get(7)?,
+                records_total: row.try_get(8)?,
+                rows_total: row.try_get(9)?,
+                dead_letters_total: row.try_get(10)?,
+                records_skipped: row.try_get(11)?,
+                updated_at: row.try_get(12)?,
             })
         })
     }
@@ -405,7 +406,13 @@ fn claim(row: &Row) -> Result<Claim, postgres::Error> {
         cluster_id: row.try_get(4)?,
         topic_id: topic_id.map(|bytes| bytes.try_into().expect("a uuid has 16 bytes")),
     };
-    Ok(Claim { partition: partition(row)?, epoch: Epoch(row.try_get(2)?), next: NextOffset(row.try_get(3)?), identity })
+    Ok(Claim {
+        partition: partition(row)?,
+        epoch: Epoch(row.try_get(2)?),
+        next: NextOffset(row.try_get(3)?),
+        identity,
+        leader_epoch: row.try_get::<_, Option<i32>>(6)?.map(LeaderEpoch),
+    })
 }
 
 #[cfg(test)]

@@ -292,8 +292,8 @@ impl PostgresReset {
         let topic_id = topic_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
         let sql = match from {
             Some(_) => format!(
-                "UPDATE {} SET next_offset = $4, epoch = epoch + 1, cluster_id = $5, topic_id = $6::text::uuid, owner = $7, \
-                 claimed_at = now(), updated_at = now() WHERE {place}",
+                "UPDATE {} SET next_offset = $4, epoch = epoch + 1, cluster_id = $5, topic_id = $6::text::uuid, leader_epoch = NULL, \
+                 owner = $7, claimed_at = now(), updated_at = now() WHERE {place}",
                 names.offsets
             ),
             None => format!(

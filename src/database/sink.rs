@@ -15,7 +15,7 @@ use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
 use super::statements::{BEGIN, STAGING, Statements};
-use crate::batch::{Batch, Epoch};
+use crate::batch::{Batch, Epoch, Written};
 use crate::fault::{Failure, Fault};
 use crate::fit::Fit;
 use crate::heartbeat::{Doing, Heartbeat};
@@ -275,10 +275,29 @@ impl PostgresSink {
         let (rows, dead) = (counted(|tally| tally.records_rows), counted(|tally| tally.records_dead));
         let (skipped, n_rows) = (counted(|tally| tally.records_skipped), counted(|tally| tally.rows));
         let n_letters = counted(|tally| tally.dead_letters);
+        // Where there is no record, what is known stays true; -1 is Kafka's own word for an epoch that is not known.
+        let leader_epochs = intervals.iter().map(|interval| match interval.written {
+            Written::Nothing => None,
+            Written::Unsaid => Some(-1),
+            Written::By(leader_epoch) => Some(leader_epoch.0),
+        });
+        let leader_epochs: Vec<Option<i32>> = leader_epochs.collect();
         let statement = self.prepared("moving offsets", |sql| &sql.advance)?;
         let pipeline = self.pipeline.clone();
-        let parameters: [&(dyn ToSql + Sync); 11] =
-            [&pipeline, &topics, &partitions, &from, &to, &epochs, &rows, &dead, &skipped, &n_rows, &n_letters];
+        let parameters: [&(dyn ToSql + Sync); 12] = [
+            &pipeline,
+            &topics,
+            &partitions,
+            &from,
+            &to,
+            &epochs,
+            &rows,
+            &dead,
+            &skipped,
+            &n_rows,
+            &n_letters,
+            &leader_epochs,
+        ];
         let moved = self.call("update", "moving offsets", |client| client.execute(&statement, &parameters));
         moved.map_err(|failure| not_a_row(Fault::Bug, failure))
     }

@@ -73,9 +73,9 @@ impl Statements {
             advance: format!(
                 "WITH wanted AS MATERIALIZED (\
                    SELECT * FROM unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], \
-                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[]) \
+                     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::int[]) \
                    AS w(topic, partition, from_offset, to_offset, epoch, \
-                     records_rows, records_dead, records_skipped, n_rows, n_dead_letters)), \
+                     records_rows, records_dead, records_skipped, n_rows, n_dead_letters, leader_epoch)), \
                  locked AS MATERIALIZED (\
                    SELECT o.topic, o.partition FROM {offsets} o \
                    JOIN wanted w ON o.topic = w.topic AND o.partition = w.partition \
@@ -83,7 +83,8 @@ impl Statements {
                  UPDATE {offsets} o SET next_offset = w.to_offset, \
                    records_rows = o.records_rows + w.records_rows, records_dead = o.records_dead + w.records_dead, \
                    records_skipped = o.records_skipped + w.records_skipped, rows_total = o.rows_total + w.n_rows, \
-                   dead_letters_total = o.dead_letters_total + w.n_dead_letters, updated_at = now() \
+                   dead_letters_total = o.dead_letters_total + w.n_dead_letters, updated_at = now(), \
+                   leader_epoch = nullif(coalesce(w.leader_epoch, o.leader_epoch), -1) \
                  FROM locked l JOIN wanted w ON l.topic = w.topic AND l.partition = w.partition \
                  WHERE o.pipeline = $1 AND o.topic = l.topic AND o.partition = l.partition \
                    AND o.next_offset = w.from_offset AND o.epoch = w.epoch"

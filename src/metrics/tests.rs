@@ -12,8 +12,13 @@ fn batch() -> Batch {
     batcher.follow(partition.clone(), Epoch(1), NextOffset(0));
     let values: [&[u8]; 3] = [br#"{"symbol":"SECRET","price":1.5,"timestamp":1704207845}"#, b"{", b""];
     for (offset, value) in values.into_iter().enumerate() {
-        let record =
-            Incoming { offset: Offset(offset as i64), timestamp_ms: Some(1_000), key: None, value: Some(value) };
+        let record = Incoming {
+            offset: Offset(offset as i64),
+            leader_epoch: None,
+            timestamp_ms: Some(1_000),
+            key: None,
+            value: Some(value),
+        };
         batcher.push(&partition, record, Instant::now());
     }
     batcher.seal().expect("records were pushed")

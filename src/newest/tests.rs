@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::delivery::Committable;
+use crate::record::LeaderEpoch;
 use crate::source::{OnRecord, StartAt, TopicState};
 use std::collections::BTreeSet;
 
@@ -98,7 +99,10 @@ impl Source for Cluster {
         let records: Vec<_> = rest.filter_map(|(time, offset)| Some((time.as_ref()?, offset))).collect();
         for (time, offset) in records.iter().take(self.poll_records_max) {
             let timestamp_ms = (**time >= 0).then_some(**time);
-            on_record(&partition, Incoming { offset: Offset(*offset), timestamp_ms, key: None, value: None });
+            on_record(
+                &partition,
+                Incoming { offset: Offset(*offset), leader_epoch: None, timestamp_ms, key: None, value: None },
+            );
             self.n_delivered += 1;
         }
         // As the real client: to the next record, or to the end where there is none.
@@ -140,6 +144,13 @@ impl Source for Cluster {
 
     fn committed_offsets(&mut self, _: &[TopicPartition]) -> Result<BTreeMap<TopicPartition, NextOffset>, SourceFault> {
         panic!("the group does not matter")
+    }
+
+    fn epoch_ends(
+        &mut self,
+        _: &[(TopicPartition, LeaderEpoch)],
+    ) -> Result<BTreeMap<TopicPartition, Option<NextOffset>>, SourceFault> {
+        unreachable!("nothing is claimed")
     }
 
     fn start_offsets(

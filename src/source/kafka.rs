@@ -21,7 +21,7 @@ use super::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicSta
 use crate::config::Kafka as KafkaConfig;
 use crate::delivery::Committable;
 use crate::quiet::Absence;
-use crate::record::{NextOffset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, TopicPartition};
 use answer::Outcome;
 use errors::{Failed, code_fault, is_led};
 use fetch::{FETCH_TIMEOUT_MIN, PARTITION_FETCH_BYTES};
@@ -204,6 +204,14 @@ impl Source for KafkaSource {
             Some(Bounds { start: NextOffset(*starts.get(partition)?), last_stable: end, high_watermark: end })
         };
         Ok(partitions.iter().filter_map(|partition| Some((partition.clone(), bounds(partition)?))).collect())
+    }
+
+    fn epoch_ends(
+        &mut self,
+        epochs: &[(TopicPartition, LeaderEpoch)],
+    ) -> Result<BTreeMap<TopicPartition, Option<NextOffset>>, SourceFault> {
+        // The client has no such request.
+        Ok(epochs.iter().map(|(partition, _)| (partition.clone(), None)).collect())
     }
 
     fn start_offsets(

@@ -19,11 +19,11 @@ use crate::batch::Incoming;
 use crate::config::{AssignmentMode, Isolation, Kafka as KafkaConfig};
 use crate::delivery::Committable;
 use crate::quiet::Absence;
-use crate::record::{NextOffset, Offset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, Offset, TopicPartition};
 use client::client;
 use krafka::admin::{
     AdminClient, AlterConsumerGroupOffsetsOptions, DescribeTopicsOptions, ListConsumerGroupOffsetsOptions,
-    ListOffsetsOptions, ListTopicsOptions, OffsetSpec,
+    ListOffsetsOptions, ListTopicsOptions, OffsetForLeaderEpochOptions, OffsetSpec,
 };
 use krafka::consumer::{Consumer, GroupProtocol as WireProtocol, OffsetAndMetadata};
 use krafka::error::{ErrorCode, KrafkaError};
@@ -236,6 +236,33 @@ impl Source for KrafkaSource {
         Ok(partitions.iter().filter_map(|partition| Some((partition.clone(), bounds(partition)?))).collect())
     }
 
+    fn epoch_ends(
+        &mut self,
+        epochs: &[(TopicPartition, LeaderEpoch)],
+    ) -> Result<BTreeMap<TopicPartition, Option<NextOffset>>, SourceFault> {
+        if epochs.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let options = OffsetForLeaderEpochOptions::default().timeout(REQUEST_TIMEOUT);
+        let asked: Vec<_> = epochs.iter().map(|(partition, epoch)| (wire(partition), epoch.0)).collect();
+        let call = self.admin.offset_for_leader_epoch(asked, options);
+        let answers = self.runtime.block_on(within(REQUEST_TIMEOUT, call))?;
+        let mut ends = BTreeMap::new();
+        for (partition, answer) in answers {
+            let partition = ours(&partition);
+            match answer.map_err(fault) {
+                // -1: a log in a format without epochs.
+                Ok(end) => {
+                    let is_known = end.leader_epoch >= 0 && end.end_offset >= 0;
+                    ends.insert(partition, is_known.then_some(NextOffset(end.end_offset)));
+                }
+                Err(SourceFault::Away(message)) => log::debug!("leader epochs of partition={partition}: {message}"),
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(ends)
+    }
+
     fn start_offsets(
         &mut self,
         partitions: &[TopicPartition],
@@ -389,6 +416,8 @@ impl Source for KrafkaSource {
             }
             let incoming = Incoming {
                 offset: Offset(record.offset),
+                // -1: written in a format that has none.
+                leader_epoch: record.leader_epoch.filter(|epoch| *epoch >= 0).map(LeaderEpoch),
                 // Kafka's "no timestamp" is -1.
                 timestamp_ms: (record.timestamp >= 0).then_some(record.timestamp),
                 key: record.key.as_deref(),

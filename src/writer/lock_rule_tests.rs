@@ -81,7 +81,13 @@ impl Bench {
         let mut batcher = Batcher::new(limits);
         batcher.follow(partition.clone(), claim.epoch, claim.next);
         [0, 1].map(|offset| {
-            let record = Incoming { offset: Offset(offset), timestamp_ms: None, key: None, value: Some(QUOTE) };
+            let record = Incoming {
+                offset: Offset(offset),
+                leader_epoch: None,
+                timestamp_ms: None,
+                key: None,
+                value: Some(QUOTE),
+            };
             batcher.push(&partition, record, Instant::now());
             batcher.seal().expect("a record was pushed")
         })

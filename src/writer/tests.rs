@@ -117,7 +117,13 @@ fn batch() -> Batch {
     let (mut batcher, partition) = (Batcher::new(limits), TopicPartition::new("stock_prices", 0));
     batcher.follow(partition.clone(), Epoch(3), NextOffset(10));
     for offset in [10, 11] {
-        let record = Incoming { offset: Offset(offset), timestamp_ms: Some(0), key: None, value: Some(QUOTE) };
+        let record = Incoming {
+            offset: Offset(offset),
+            leader_epoch: None,
+            timestamp_ms: Some(0),
+            key: None,
+            value: Some(QUOTE),
+        };
         batcher.push(&partition, record, Instant::now());
     }
     batcher.seal().expect("two records were pushed")
@@ -330,7 +336,13 @@ fn a_flood_of_dead_letters_stops_before_anything_of_it_is_written() {
     let (mut batcher, partition) = (Batcher::new(limits), TopicPartition::new("stock_prices", 0));
     batcher.follow(partition.clone(), Epoch(3), NextOffset(0));
     for offset in 0..100 {
-        let record = Incoming { offset: Offset(offset), timestamp_ms: Some(0), key: None, value: Some(b"{\"a\":1}") };
+        let record = Incoming {
+            offset: Offset(offset),
+            leader_epoch: None,
+            timestamp_ms: Some(0),
+            key: None,
+            value: Some(b"{\"a\":1}"),
+        };
         batcher.push(&partition, record, Instant::now());
     }
     let (shared, mut sink) = (shared(), Scripted::default());

@@ -29,7 +29,7 @@ use stock_db_writer::heartbeat::{Doing, Heartbeat};
 use stock_db_writer::lane::Seq;
 use stock_db_writer::ledger::{Ledger, LogIdentity, Pipeline, Start, StartFailure};
 use stock_db_writer::outage::Outage;
-use stock_db_writer::record::{NextOffset, Offset, TopicPartition};
+use stock_db_writer::record::{LeaderEpoch, NextOffset, Offset, TopicPartition};
 use stock_db_writer::row::Origin;
 use stock_db_writer::sink::{CommitFailure, Sink, Verdict, judge};
 use stock_db_writer::work::Work;
@@ -171,21 +171,28 @@ fn start(topic: &str, number: i32) -> Start {
     Start { partition: TopicPartition::new(topic, number), next: NextOffset(0), identity: identity() }
 }
 
+/// Everything in one batch.
+const LIMITS: Limits =
+    Limits { rows_max: 100_000, bytes_max: 1 << 30, linger: Duration::ZERO, message_bytes_max: 1 << 20 };
+
+/// A record of which only the place and the value matter.
+const INCOMING: Incoming<'static> = Incoming {
+    offset: Offset(0),
+    leader_epoch: None,
+    timestamp_ms: Some(1_704_207_846_000),
+    key: Some(b"k"),
+    value: None,
+};
+
 /// A batch over partition 0, 1, … of a topic: the values of each, from an offset on.
 fn batch_of(topic: &str, epoch: Epoch, parts: &[(i64, &[&str])]) -> Batch {
-    let limits = Limits { rows_max: 100_000, bytes_max: 1 << 30, linger: Duration::ZERO, message_bytes_max: 1 << 20 };
-    let (mut batcher, now) = (Batcher::new(limits), Instant::now());
+    let (mut batcher, now) = (Batcher::new(LIMITS), Instant::now());
     for (number, (from, values)) in parts.iter().enumerate() {
         let partition = TopicPartition::new(topic, number as i32);
         batcher.follow(partition.clone(), epoch, NextOffset(*from));
         for (idx, value) in values.iter().enumerate() {
             let offset = Offset(from + idx as i64);
-            let value = Some(value.as_bytes());
-            batcher.push(
-                &partition,
-                Incoming { offset, timestamp_ms: Some(1_704_207_846_000), key: Some(b"k"), value },
-                now,
-            );
+            batcher.push(&partition, Incoming { offset, value: Some(value.as_bytes()), ..INCOMING }, now);
         }
         if values.is_empty() {
             batcher.advance(&partition, NextOffset(from + 1), now);

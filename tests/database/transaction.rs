@@ -54,6 +54,30 @@ fn an_interval_without_records_moves_the_offset() {
 }
 
 #[test]
+fn who_wrote_the_last_record_is_remembered_until_one_does_not_say() {
+    let fixture = Fixture::new();
+    let (mut sink, mut ledger) = (fixture.sink(), fixture.database.ledger());
+    let (partition, by_7) = (start("stock_prices", 0).partition, Some(LeaderEpoch(7)));
+    let mut epoch = fixture.claim(1);
+    for (next, (leader_epoch, kept)) in [(Some(by_7), by_7), (None, by_7), (Some(None), None)].into_iter().enumerate() {
+        let mut batcher = Batcher::new(LIMITS);
+        let next = next as i64;
+        batcher.follow(partition.clone(), epoch, NextOffset(next));
+        match leader_epoch {
+            Some(leader_epoch) => {
+                let record = Incoming { offset: Offset(next), leader_epoch, ..INCOMING };
+                batcher.push(&partition, record, Instant::now());
+            }
+            None => batcher.advance(&partition, NextOffset(next + 1), Instant::now()),
+        }
+        assert!(fixture.write(&mut sink, &batcher.seal().expect("it has moved")));
+        let claims = ledger.claim(std::slice::from_ref(&partition)).expect("nobody else claims");
+        assert_eq!((claims[0].next, claims[0].leader_epoch), (NextOffset(next + 1), kept));
+        epoch = claims[0].epoch;
+    }
+}
+
+#[test]
 fn a_payload_is_kept_once_per_record_and_a_large_one_as_length_and_digest() {
     let mut fixture = Fixture::with(&["dead_letters.payload_bytes_max=20"]);
     let epoch = fixture.claim(1);

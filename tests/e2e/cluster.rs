@@ -216,6 +216,29 @@ fn a_log_that_lost_its_end_needs_a_decision() {
     stage.assert_exactly_once();
 }
 
+#[test]
+fn a_log_that_lost_its_end_and_grew_again_while_nobody_read_needs_a_decision() {
+    let stage = Stage::in_cluster_on("regrown", &[1, 2]);
+    let run = ["run", "--until-end"];
+    send(&stage, stage.take(1_000));
+    elect_unclean(&stage, || {
+        send(&stage, stage.take(500));
+        stage.invocation_of_all().output(&run).expect_code(0);
+    });
+    // Beyond where the worker stands: no offset of the log says anything.
+    send(&stage, stage.take(800));
+    let output = stage.invocation_of_all().output(&run).expect_code(65);
+    println!("{}", output.cause());
+    for word in ["1500", "1000"] {
+        assert!(output.cause().contains(word), "{word} is not in: {}", output.cause());
+    }
+    assert_eq!((stage.rows(), stage.standings(&stage.topic)[&0].next_offset), (1_500, 1_500));
+    let reset = ["reset", "--topic", &stage.topic, "--partition", "0", "--to", "1000", "--yes"];
+    stage.invocation_of_all().output(&reset).expect_code(0);
+    stage.invocation_of_all().output(&run).expect_code(0);
+    stage.assert_exactly_once();
+}
+
 /// How many bytes a process has got from a broker, by the connections that it has now.
 fn received(pid: u32, broker: i32) -> u64 {
     let filter = ["-tniHOp", "dst", cluster().address(broker)];

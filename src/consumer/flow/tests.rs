@@ -35,14 +35,17 @@ impl Bench {
     fn reading(mut self, numbers: &[i32]) -> Self {
         for number in numbers {
             let fenced = Backoff::unseeded(Duration::from_secs(1), Duration::from_secs(30));
-            self.flow.owned.insert(partition(*number), Ownership { phase: Phase::Reading, fenced });
-            self.flow.read(&partition(*number), Epoch(1), NextOffset(0));
+            self.flow
+                .owned
+                .insert(partition(*number), Ownership { phase: Phase::Reading { again_from: None }, fenced });
+            self.flow.read(&partition(*number), Epoch(1), NextOffset(0), None);
         }
         self
     }
 
     fn take_in(&mut self, number: i32, offset: i64) {
-        let record = Incoming { offset: Offset(offset), timestamp_ms: None, key: None, value: Some(b"x") };
+        let record =
+            Incoming { offset: Offset(offset), leader_epoch: None, timestamp_ms: None, key: None, value: Some(b"x") };
         self.flow.take_in(&partition(number), record, Instant::now());
     }
 
@@ -64,7 +67,7 @@ impl Bench {
             Some(Phase::Asked(_)) => "asked",
             Some(Phase::Rowless) => "rowless",
             Some(Phase::Claimed { .. }) => "claimed",
-            Some(Phase::Reading) => "reading",
+            Some(Phase::Reading { .. }) => "reading",
         }
     }
 
@@ -75,6 +78,7 @@ impl Bench {
             epoch: Epoch(2),
             next: NextOffset(7),
             identity: LogIdentity { cluster_id: None, topic_id: None },
+            leader_epoch: None,
         };
         let claims = Answer::Claims(numbers.iter().map(claim).collect());
         self.desk.answers_tx.send((ticket, Ok(claims))).expect("there is room");
@@ -112,6 +116,40 @@ fn an_offset_below_the_position_is_noticed_and_not_taken_in() {
 }
 
 #[test]
+fn what_a_later_leader_has_written_is_read_again_and_may_hold_no_record() {
+    for record_at in [None, Some(6)] {
+        let mut bench = bench(false).reading(&[0]);
+        bench.flow.read(&partition(0), Epoch(1), NextOffset(8), Some(NextOffset(5)));
+        bench.flow.note_position(&partition(0), NextOffset(5), Instant::now());
+        if let Some(offset) = record_at {
+            bench.take_in(0, offset);
+        }
+        bench.flow.note_position(&partition(0), NextOffset(7), Instant::now());
+        let cut = record_at.map(|offset| (partition(0), NextOffset(offset)));
+        assert_eq!(bench.flow.cut, cut.into_iter().collect());
+    }
+}
+
+#[test]
+fn a_client_that_falls_below_where_it_was_told_to_read_is_noticed() {
+    // Where it was told to begin, each time; then what it has read to; where it fell to, and whether that is one.
+    for (again_from, read_to, position, is_cut) in [
+        (None, 8, 7, true),
+        (Some(5), 5, 4, true),
+        (Some(5), 7, 6, false),
+        (Some(5), 8, 7, true),
+        (Some(5), 9, 7, true),
+    ] {
+        let mut bench = bench(false).reading(&[0]);
+        bench.flow.read(&partition(0), Epoch(1), NextOffset(8), again_from.map(NextOffset));
+        bench.flow.note_position(&partition(0), NextOffset(read_to), Instant::now());
+        assert_eq!(bench.flow.cut, BTreeMap::new());
+        bench.flow.note_position(&partition(0), NextOffset(position), Instant::now());
+        assert_eq!(!bench.flow.cut.is_empty(), is_cut, "{again_from:?} {read_to} {position}");
+    }
+}
+
+#[test]
 fn a_disagreement_makes_everything_be_claimed_again_once() {
     let mut bench = bench(false).reading(&[0, 1]);
     for offset in 0..4 {
@@ -135,7 +173,7 @@ fn a_batch_of_an_older_claim_moves_nothing() {
     bench.take_in(0, 1);
     let dispatched = bench.dispatch();
     bench.flow.start_over();
-    bench.flow.read(&partition(0), Epoch(2), NextOffset(0));
+    bench.flow.read(&partition(0), Epoch(2), NextOffset(0), None);
     let durable = Durable::witnessed(dispatched[0].seq, &dispatched[0].batch);
     bench.durables_tx.send(Settlement::Durable(durable)).expect("there is room");
     bench.flow.settle_all();

@@ -7,7 +7,7 @@ use super::database::{partition, topic};
 use super::world::World;
 use crate::batch::Incoming;
 use crate::delivery::Committable;
-use crate::record::{NextOffset, Offset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, Offset, TopicPartition};
 use crate::source::{Assignment, Bounds, OnRecord, Source, SourceFault, StartAt, TopicState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 
 /// What every record holds.
 const VALUE: &[u8] = br#"{"symbol":"A","price":1,"timestamp":1704207845}"#;
+
+/// So many offsets each leader has written.
+const LEADER_OFFSETS: i64 = 3;
 
 /// What a member is told.
 #[derive(Debug, Clone)]
@@ -195,6 +198,21 @@ impl Source for Client {
         Ok(partitions.iter().map(bounds).collect())
     }
 
+    fn epoch_ends(
+        &mut self,
+        epochs: &[(TopicPartition, LeaderEpoch)],
+    ) -> Result<BTreeMap<TopicPartition, Option<NextOffset>>, SourceFault> {
+        let broker = self.world.broker.borrow();
+        let end = |(partition, LeaderEpoch(epoch)): &(TopicPartition, LeaderEpoch)| {
+            let end = broker.ends[partition.partition as usize].min(i64::from(epoch + 1) * LEADER_OFFSETS);
+            if end < self.world.database.borrow().next(partition.partition) {
+                self.world.tally.borrow_mut().count("positions beyond the leader of their last record");
+            }
+            (partition.clone(), Some(NextOffset(end)))
+        };
+        Ok(epochs.iter().map(end).collect())
+    }
+
     fn start_offsets(
         &mut self,
         _: &[TopicPartition],
@@ -242,7 +260,13 @@ impl Source for Client {
             let from = log.partition_point(|offset| offset < position);
             let served = &log[from..(from + n_max).min(log.len())];
             for offset in served {
-                let record = Incoming { offset: Offset(*offset), timestamp_ms: Some(0), key: None, value: Some(VALUE) };
+                let record = Incoming {
+                    offset: Offset(*offset),
+                    leader_epoch: Some(LeaderEpoch((*offset / LEADER_OFFSETS) as i32)),
+                    timestamp_ms: Some(0),
+                    key: None,
+                    value: Some(VALUE),
+                };
                 on_record(&partition(*number), record);
             }
             *position = match served.last() {

@@ -6,10 +6,10 @@
 
 use super::Flaw;
 use super::world::{Tally, World};
-use crate::batch::{Batch, Epoch, Interval};
+use crate::batch::{Batch, Epoch, Interval, Written};
 use crate::fault::{Failure, Fault};
 use crate::ledger::{Claim, Ledger, LogIdentity, Resolve, Standing, Start, StartFailure};
-use crate::record::{NextOffset, TopicPartition};
+use crate::record::{LeaderEpoch, NextOffset, TopicPartition};
 use crate::sink::{CommitFailure, Durable, Pieces, Sink, Truth};
 use crate::work::Work;
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub struct Row {
     pub next: i64,
     epoch: i64,
+    leader_epoch: Option<LeaderEpoch>,
     owner: String,
 }
 
@@ -76,7 +77,7 @@ fn fails(fault: Fault, message: &str) -> Failure {
 
 impl Database {
     pub fn new(n_partitions: i32, is_asynchronous: bool, has_shared_row: bool, flaw: Flaw) -> Self {
-        let row = |number| (number, Row { next: 0, epoch: 0, owner: String::new() });
+        let row = |number| (number, Row { next: 0, epoch: 0, leader_epoch: None, owner: String::new() });
         let state = State {
             rows: (0..n_partitions).map(row).collect(),
             data: (0..n_partitions).map(|number| (number, Vec::new())).collect(),
@@ -210,6 +211,11 @@ impl Database {
                 moved.partition
             );
             row.next = moved.to.0;
+            match moved.written {
+                Written::Nothing => {}
+                Written::Unsaid => row.leader_epoch = None,
+                Written::By(leader_epoch) => row.leader_epoch = Some(leader_epoch),
+            }
         }
         for (partition, offset) in &tx.staged {
             self.state.data.get_mut(partition).expect("every partition has data").push(*offset);
@@ -239,7 +245,13 @@ impl Database {
             row.epoch += 1;
             owner.clone_into(&mut row.owner);
             let identity = LogIdentity { cluster_id: None, topic_id: None };
-            Claim { partition: partition.clone(), epoch: Epoch(row.epoch), next: NextOffset(row.next), identity }
+            Claim {
+                partition: partition.clone(),
+                epoch: Epoch(row.epoch),
+                next: NextOffset(row.next),
+                identity,
+                leader_epoch: row.leader_epoch,
+            }
         });
         let claims = claims.collect();
         // Claims are always synchronous, and take all before them along.

@@ -27,6 +27,7 @@ impl Records {
         for message in data.messages() {
             on_record(Incoming {
                 offset: Offset(message.offset),
+                leader_epoch: None,
                 // The protocol has none.
                 timestamp_ms: None,
                 // The client makes no difference between an empty one and none.
