@@ -20,7 +20,8 @@ die() { # CODE MESSAGE...
     exit "$code"
 }
 
-have() { command -v "$1" >/dev/null 2>&1; }
+# As a program: a function of that name does not count.
+have() { type -P "$1" >/dev/null; }
 
 is_root() { [[ $EUID -eq 0 ]]; }
 
