@@ -25,6 +25,7 @@ use crate::source::{Source, SourceFault, TopicState};
 use crate::writer::Shared;
 use crossbeam_channel::{Receiver, Sender};
 use flow::{Callbacks, Flow, locked};
+use patterns::say_gone;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -222,6 +223,7 @@ impl<'a> Consumer<'a> {
             if let SourceFault::MissingTopic(missing) = &fault
                 && self.selection.is_by_pattern(missing)
             {
+                say_gone(missing);
                 self.topics.retain(|topic| **topic != **missing);
                 self.forget_ends();
                 continue;

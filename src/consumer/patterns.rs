@@ -68,7 +68,7 @@ impl Consumer<'_> {
 
     fn changed_to(&mut self, states: &BTreeMap<Arc<str>, TopicState>) {
         for topic in self.topics.iter().filter(|topic| !states.contains_key(*topic)) {
-            log::warn!(topic:%, why = "it is not read any more"; "topic is gone");
+            say_gone(topic);
         }
         for (topic, state) in states.iter().filter(|(topic, _)| !self.topics.contains(*topic)) {
             log::info!(topic:%, why = "it is read from now on"; "topic matches a pattern");
@@ -120,6 +120,10 @@ impl Consumer<'_> {
             );
         }
     }
+}
+
+pub(super) fn say_gone(topic: &str) {
+    log::warn!(topic, why = "it is not read any more"; "topic is gone");
 }
 
 /// `None` where the next look may be luckier.
