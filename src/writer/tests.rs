@@ -369,6 +369,38 @@ fn a_head_that_meets_a_lock_makes_the_others_yield() {
 }
 
 #[test]
+fn locks_that_are_met_again_and_again_do_not_make_pieces_of_a_batch() {
+    let locked = || failure(Fault::Lock, Some("55P03"));
+    let mut sink = Scripted { stages: [locked(), locked(), locked()].into(), ..Scripted::default() };
+    let settlement = write_with(&shared(), &mut sink).expect("a lock stops nothing");
+    assert!(matches!(settlement, Settlement::Durable(_)));
+    assert_eq!(sink.pieces, []);
+}
+
+/// The session that holds the pipeline's lock may have been lost with ours: it is waited for, here in vain.
+#[test]
+fn after_a_lost_connection_nothing_is_written_before_the_pipelines_lock_is_confirmed() {
+    let shared = Shared { pipeline_lock: Some(PipelineLock::taken()), ..shared() };
+    let mut sink = Scripted { stages: [lost()].into(), ..Scripted::default() };
+    let is_written = AtomicBool::new(false);
+    let settlement = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !shared.database.is_away() && !is_written.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Without the lock a writer would not take so long.
+            std::thread::sleep(Duration::from_millis(300));
+            shared.lane.stop_below(Seq(1));
+        });
+        let settlement = write_with(&shared, &mut sink);
+        is_written.store(true, Ordering::Relaxed);
+        settlement
+    });
+    assert!(matches!(settlement, Ok(Settlement::Discarded { cause: Discard::Cancelled, .. })));
+    assert_eq!(sink.calls, ["stage", "disconnect"]);
+}
+
+#[test]
 fn a_cancelled_batch_touches_nothing() {
     let (shared, mut sink) = (shared(), Scripted::default());
     shared.lane.stop_below(Seq(1));
