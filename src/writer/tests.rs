@@ -377,10 +377,20 @@ fn locks_that_are_met_again_and_again_do_not_make_pieces_of_a_batch() {
     assert_eq!(sink.pieces, []);
 }
 
-/// The session that holds the pipeline's lock may have been lost with ours: it is waited for, here in vain.
 #[test]
-fn after_a_lost_connection_nothing_is_written_before_the_pipelines_lock_is_confirmed() {
-    let shared = Shared { pipeline_lock: Some(PipelineLock::taken()), ..shared() };
+fn what_is_missing_is_waited_for_within_the_grace_and_not_longer() {
+    for (grace, waits) in [(Duration::from_secs(3600), true), (Duration::ZERO, false)] {
+        let shared = Shared { grace, ..shared() };
+        let mut sink = Scripted { stages: [failure(Fault::Schema, Some("42P01"))].into(), ..Scripted::default() };
+        match write_with(&shared, &mut sink) {
+            Ok(settlement) => assert!(waits && matches!(settlement, Settlement::Durable(_))),
+            Err(stop) => assert!(!waits && stop.code == Fault::Schema.exit_code(), "{stop:?}"),
+        }
+    }
+}
+
+/// A batch whose connection is lost, and that is cancelled a while later: it has not been tried again by then.
+fn waits_after_a_lost_connection(shared: &Shared) {
     let mut sink = Scripted { stages: [lost()].into(), ..Scripted::default() };
     let is_written = AtomicBool::new(false);
     let settlement = std::thread::scope(|scope| {
@@ -388,16 +398,27 @@ fn after_a_lost_connection_nothing_is_written_before_the_pipelines_lock_is_confi
             while !shared.database.is_away() && !is_written.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // Without the lock a writer would not take so long.
             std::thread::sleep(Duration::from_millis(300));
             shared.lane.stop_below(Seq(1));
         });
-        let settlement = write_with(&shared, &mut sink);
+        let settlement = write_with(shared, &mut sink);
         is_written.store(true, Ordering::Relaxed);
         settlement
     });
     assert!(matches!(settlement, Ok(Settlement::Discarded { cause: Discard::Cancelled, .. })));
     assert_eq!(sink.calls, ["stage", "disconnect"]);
+}
+
+#[test]
+fn between_two_attempts_a_writer_waits() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    waits_after_a_lost_connection(&Shared { retry: Retry { initial: HOUR, max: HOUR, ..shared().retry }, ..shared() });
+}
+
+/// The session that holds it may have been lost as well.
+#[test]
+fn after_a_lost_connection_nothing_is_written_before_the_pipelines_lock_is_confirmed() {
+    waits_after_a_lost_connection(&Shared { pipeline_lock: Some(PipelineLock::taken()), ..shared() });
 }
 
 #[test]
