@@ -169,8 +169,13 @@ fn batch_of(record: &Record<'_>) -> Batch {
     let (mut batcher, now) = (Batcher::new(limits), Instant::now());
     let partition = TopicPartition::new(TOPIC, 0);
     batcher.follow(partition.clone(), Epoch(0), NextOffset(0));
-    let incoming =
-        Incoming { offset: record.offset, leader_epoch: None, timestamp_ms: record.timestamp_ms, key: record.key, value: Some(value) };
+    let incoming = Incoming {
+        offset: record.offset,
+        leader_epoch: None,
+        timestamp_ms: record.timestamp_ms,
+        key: record.key,
+        value: Some(value),
+    };
     batcher.push(&partition, incoming, now);
     batcher.seal().expect("it has a record")
 }
