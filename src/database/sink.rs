@@ -14,8 +14,8 @@ use super::failure::{not_a_row, plain};
 use super::names::{Names, Table};
 use super::pool::{Held, Pool};
 use super::session::Session;
-use super::statements::{BEGIN, STAGING, Statements};
-use crate::batch::{Batch, Epoch, Written};
+use super::statements::{BEGIN, STAGING, Statements, leader_epoch};
+use crate::batch::{Batch, Epoch};
 use crate::fault::{Failure, Fault};
 use crate::fit::Fit;
 use crate::heartbeat::{Doing, Heartbeat};
@@ -275,13 +275,7 @@ impl PostgresSink {
         let (rows, dead) = (counted(|tally| tally.records_rows), counted(|tally| tally.records_dead));
         let (skipped, n_rows) = (counted(|tally| tally.records_skipped), counted(|tally| tally.rows));
         let n_letters = counted(|tally| tally.dead_letters);
-        // Where there is no record, what is known stays true; -1 is Kafka's own word for an epoch that is not known.
-        let leader_epochs = intervals.iter().map(|interval| match interval.written {
-            Written::Nothing => None,
-            Written::Unsaid => Some(-1),
-            Written::By(leader_epoch) => Some(leader_epoch.0),
-        });
-        let leader_epochs: Vec<Option<i32>> = leader_epochs.collect();
+        let leader_epochs: Vec<Option<i32>> = intervals.iter().map(|interval| leader_epoch(interval.written)).collect();
         let statement = self.prepared("moving offsets", |sql| &sql.advance)?;
         let pipeline = self.pipeline.clone();
         let parameters: [&(dyn ToSql + Sync); 12] = [

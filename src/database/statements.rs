@@ -5,6 +5,7 @@
 use super::binary;
 use super::columns::{self, lock_and_look};
 use super::names::Names;
+use crate::batch::Written;
 use std::sync::Arc;
 
 /// A connection's own table for what will be upserted.
@@ -97,5 +98,15 @@ impl Statements {
             ),
             names,
         }
+    }
+}
+
+/// What [`Statements::advance`] takes for the last record's leader. Where there is no record, what is known stays true; -1
+/// is Kafka's own word for an epoch that is not known.
+pub(super) fn leader_epoch(written: Written) -> Option<i32> {
+    match written {
+        Written::Nothing => None,
+        Written::Unsaid => Some(-1),
+        Written::By(leader_epoch) => Some(leader_epoch.0),
     }
 }

@@ -252,10 +252,7 @@ impl Source for KrafkaSource {
             let partition = ours(&partition);
             match answer.map_err(fault) {
                 // -1: a log in a format without epochs.
-                Ok(end) => {
-                    let is_known = end.leader_epoch >= 0 && end.end_offset >= 0;
-                    ends.insert(partition, is_known.then_some(NextOffset(end.end_offset)));
-                }
+                Ok(end) => _ = ends.insert(partition, (end.end_offset >= 0).then_some(NextOffset(end.end_offset))),
                 Err(SourceFault::Away(message)) => log::debug!("leader epochs of partition={partition}: {message}"),
                 Err(other) => return Err(other),
             }
