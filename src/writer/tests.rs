@@ -164,23 +164,28 @@ fn an_outage_of_any_length_ends_with_the_batch_written_once() {
     assert_eq!((count("stage"), count("commit"), sink.staged), (101, 1, (2, 0)));
 }
 
+/// Writes one batch, while another thread does something once the database is known to be away.
+fn write_and_once_away(shared: &Shared, sink: &mut Scripted, then: impl FnOnce() + Send) -> Result<Settlement, Stop> {
+    let is_written = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !shared.database.is_away() && !is_written.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            then();
+        });
+        let settlement = write_with(shared, sink);
+        is_written.store(true, Ordering::Relaxed);
+        settlement
+    })
+}
+
 #[test]
 fn a_writer_goes_on_when_somebody_else_has_seen_the_database_come_back() {
     const HOUR: Duration = Duration::from_secs(3600);
     let shared = Shared { retry: Retry { initial: HOUR, max: HOUR, ..shared().retry }, ..shared() };
     let mut sink = Scripted { stages: [lost()].into(), ..Scripted::default() };
-    let is_written = AtomicBool::new(false);
-    let settlement = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !shared.database.is_away() && !is_written.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            shared.database.back();
-        });
-        let settlement = write_with(&shared, &mut sink);
-        is_written.store(true, Ordering::Relaxed);
-        settlement
-    });
+    let settlement = write_and_once_away(&shared, &mut sink, || shared.database.back());
     assert!(matches!(settlement, Ok(Settlement::Durable(_))));
     assert_eq!(sink.calls, ["stage", "disconnect", "stage", "advance", "commit"]);
 }
@@ -392,18 +397,9 @@ fn what_is_missing_is_waited_for_within_the_grace_and_not_longer() {
 /// A batch whose connection is lost, and that is cancelled a while later: it has not been tried again by then.
 fn waits_after_a_lost_connection(shared: &Shared) {
     let mut sink = Scripted { stages: [lost()].into(), ..Scripted::default() };
-    let is_written = AtomicBool::new(false);
-    let settlement = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !shared.database.is_away() && !is_written.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            std::thread::sleep(Duration::from_millis(300));
-            shared.lane.stop_below(Seq(1));
-        });
-        let settlement = write_with(shared, &mut sink);
-        is_written.store(true, Ordering::Relaxed);
-        settlement
+    let settlement = write_and_once_away(shared, &mut sink, || {
+        std::thread::sleep(Duration::from_millis(300));
+        shared.lane.stop_below(Seq(1));
     });
     assert!(matches!(settlement, Ok(Settlement::Discarded { cause: Discard::Cancelled, .. })));
     assert_eq!(sink.calls, ["stage", "disconnect"]);
